@@ -1,0 +1,1 @@
+"""What methods share: the attention/CTC recogniser and its padding-exact parts."""

@@ -1,0 +1,79 @@
+"""Reading an exported model back, for decoding in batches."""
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask as ESPnetASRTask
+
+from espnet_ext.asr.model import ASRModel, adopt
+from espnet_ext.errors import UserError
+from espnet_ext.files import read_lines
+from espnet_ext.train.init_param import load_state
+
+
+def read_config(path: str | Path) -> dict:
+    """Read a model's YAML configuration.
+
+    Raises:
+        UserError: no such file, or not a YAML mapping.
+    """
+    text = "\n".join(line for _, line in read_lines(path))
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a mapping of options, found {type(config).__name__}")
+    return config
+
+
+def check_keys(state: dict, expected: dict, source: str | Path) -> None:
+    """Refuse a state dict whose names or shapes are not exactly the model's (ESPnet loads it in silence).
+
+    Raises:
+        UserError: listing what is missing, what is too many and what has another shape.
+    """
+    missing = sorted(set(expected) - set(state))
+    extra = sorted(set(state) - set(expected))
+    shapes = sorted(n for n in set(state) & set(expected) if state[n].shape != expected[n].shape)
+    if missing or extra or shapes:
+        parts = [
+            f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+            for what, names in (("missing", missing), ("not in the model", extra), ("of another shape", shapes))
+            if names
+        ]
+        raise UserError(f"{source}: does not fit its configuration: {'; '.join(parts)}")
+
+
+def load_exported(model_dir: str | Path, device: str = "cpu", padding: str = "exact") -> ASRModel:
+    """Load an exported model (`config.yaml` and `model.pth` in one folder) for decoding.
+
+    Args:
+        model_dir: what stage 9 (export) wrote; paths inside the configuration are relative to it.
+        device: torch device.
+        padding: `exact` or `espnet` (see `espnet_ext.asr.model.adopt`).
+
+    Returns:
+        the model in evaluation mode; `export_config` holds its configuration.
+
+    Raises:
+        UserError: files are missing, damaged or do not fit each other.
+    """
+    model_dir = Path(model_dir)
+    config = read_config(model_dir / "config.yaml")
+    stats = (config.get("normalize_conf") or {}).get("stats_file")
+    if stats is not None and not (model_dir / stats).exists():
+        raise UserError(f"{model_dir / stats}: named in {model_dir}/config.yaml and not there")
+    resolved = dict(config)
+    if stats is not None:
+        resolved["normalize_conf"] = {**config["normalize_conf"], "stats_file": str(model_dir / stats)}
+    # As ESPnet's own build_model_from_file: options that the file lacks are left to build_model's defaults.
+    model = ESPnetASRTask.build_model(argparse.Namespace(**{**resolved, "specaug": None}))
+    state = load_state(model_dir / "model.pth")
+    check_keys(state, model.state_dict(), model_dir / "model.pth")
+    model.load_state_dict(state)
+    model = adopt(model, padding).to(device).eval()
+    model.export_config = config
+    return model

@@ -1,0 +1,24 @@
+"""Average the best epochs of a training and write a plain ESPnet model."""
+
+import argparse
+import sys
+
+from espnet_ext.errors import main_guard
+
+
+@main_guard
+def main(cmd: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exp_dir", required=True, help="a finished training")
+    parser.add_argument("--out_dir", required=True, help="folder to write")
+    parser.add_argument("--nbest", type=int, default=5, help="number of best epochs to average")
+    args = parser.parse_args(cmd)
+    from espnet_ext.train.export import export
+
+    epochs = export(args.exp_dir, args.out_dir, args.nbest)
+    print(f"{args.out_dir}: average of epochs {', '.join(map(str, sorted(epochs)))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""What a person reads when something is wrong with the input, and how a command ends then."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+#: Exit status "preempted: run me again" (EX_TEMPFAIL of sysexits.h).
+RUN_AGAIN = 75
+
+
+class UserError(Exception):
+    """The input, an option or the machine is at fault; the message says what, where and what to do next.
+
+    Commands print it as one ``error: ...`` line without a traceback, since the fault is not in the code.
+    """
+
+
+def main_guard(main: Callable) -> Callable:
+    """Decorate a command's ``main``: a UserError, a full disk or Ctrl-C ends it with a message and a status.
+
+    Returns:
+        A function that returns the exit status: 0, 1 (UserError or OSError) or 130 (Ctrl-C).
+    """
+
+    @functools.wraps(main)
+    def guarded(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            return 130
+        return 1
+
+    return guarded

@@ -1,0 +1,90 @@
+"""Files that are either whole or absent: everything is written beside its target and renamed at the end."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from espnet_ext.errors import UserError
+
+
+def _beside(target: Path) -> Path:
+    """A temporary directory in the target's own folder: only there is a rename atomic."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a directory entry to the disk, so that a power cut cannot leave an empty file behind."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
+    """Yield a path to write to; it becomes ``target`` when the block ends well and vanishes when it does not.
+
+    The yielded path has the target's own name (and so its suffix), inside a temporary folder beside it.
+    """
+    target = Path(target)
+    folder = _beside(target)
+    try:
+        temporary = folder / target.name
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(target: str | os.PathLike) -> Iterator[Path]:
+    """Yield an empty directory to fill; it replaces ``target`` when the block ends well, else it vanishes."""
+    target = Path(target)
+    folder = _beside(target)
+    try:
+        temporary = folder / target.name
+        temporary.mkdir()
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                _sync(path)
+        if target.exists():
+            os.replace(target, folder / "replaced")
+        os.replace(temporary, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its newline) of a UTF-8 text file.
+
+    Raises:
+        UserError: the file is absent, or a line is not UTF-8 (the message names file and line).
+    """
+    try:
+        handle = open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    with handle:
+        for number, raw in enumerate(handle, 1):
+            try:
+                yield number, raw.rstrip(b"\r\n").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
+                    "convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
+                ) from None

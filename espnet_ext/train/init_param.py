@@ -1,0 +1,83 @@
+"""Starting from another model's parameters: what was loaded, what is fresh, and nothing in silence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from espnet_ext.errors import UserError
+
+
+@dataclass
+class Initialised:
+    """Names of the parameters and buffers that came from the file, and of those that did not."""
+
+    loaded: list[str]
+    fresh: list[str]
+
+    def summary(self) -> str:
+        """One line for a person: counts, and the fresh ones by their first two name parts."""
+        parts = sorted({".".join(name.split(".")[:2]) for name in self.fresh})
+        return f"{len(self.loaded)} tensors loaded, {len(self.fresh)} fresh" + (f": {', '.join(parts)}" if parts else "")
+
+
+def load_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a state dict without ever running code from the file.
+
+    Raises:
+        UserError: no such file, damaged, or something else than a dictionary of tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such model file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for a damaged or foreign file
+        raise UserError(
+            f"{path}: cannot be read as a file of tensors ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            "It is damaged, or it holds pickled objects, which are never executed here"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: expected a dictionary of tensors; give a model (`*epoch.pth`), not a checkpoint")
+    return state
+
+
+def init_param(model: torch.nn.Module, spec: str, ignore_mismatch: bool = False) -> Initialised:
+    """Copy parameters from a file into a model.
+
+    Args:
+        model: what is filled, in place.
+        spec: ESPnet's `path[:source prefix[:destination[:excluded prefix,...]]]`.
+        ignore_mismatch: leave out what the model lacks or holds in another shape, instead of refusing.
+
+    Raises:
+        UserError: an unreadable file, names or shapes that do not match, or nothing to load at all.
+    """
+    path, source, destination, excluded = (spec.split(":") + ["", "", ""])[:4]
+    if spec.count(":") > 3:
+        raise UserError(f"--init_param {spec}: expected path[:source[:destination[:excluded]]] (no colon in the path)")
+    state = load_state(path)
+    skip = tuple(filter(None, excluded.split(",")))
+    state = {name: value for name, value in state.items() if not (skip and name.startswith(skip))}
+    if source:
+        # With the dot, so that `peers.1` does not catch `peers.10`.
+        state = {name[len(source) + 1 :]: v for name, v in state.items() if name.startswith(source + ".")}
+    prefix = destination + "." if destination else ""
+    state = {prefix + name: value for name, value in state.items()}
+    own = model.state_dict()
+    wrong = [
+        f"{name} {tuple(value.shape)} " + (f"against {tuple(own[name].shape)}" if name in own else "not in the model")
+        for name, value in state.items()
+        if name not in own or own[name].shape != value.shape
+    ]
+    if wrong and not ignore_mismatch:
+        listing = "\n  ".join(wrong[:20]) + (f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else "")
+        raise UserError(
+            f"{path}: {len(wrong)} tensors do not fit the model; "
+            f"--ignore_init_mismatch true leaves them out:\n  {listing}"
+        )
+    usable = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
+    if not usable:
+        raise UserError(f"--init_param {spec}: not one tensor fits the model")
+    model.load_state_dict(usable, strict=False)
+    return Initialised(sorted(usable), sorted(set(own) - set(usable)))

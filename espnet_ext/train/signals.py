@@ -1,0 +1,22 @@
+"""Being asked to stop: the handler sets a flag, the loop looks at it between two steps."""
+
+import signal
+from types import FrameType
+
+
+class StopRequest:
+    """True once SIGUSR1 or SIGTERM has arrived. Further signals change nothing."""
+
+    def __init__(self):
+        self.name: str | None = None
+
+    def install(self) -> "StopRequest":
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.name = self.name or signal.Signals(number).name
+
+    def __bool__(self) -> bool:
+        return self.name is not None
