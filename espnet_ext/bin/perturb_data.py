@@ -1,0 +1,33 @@
+"""Stage 2: copies of a data directory at other speeds (sox), combined into one directory."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_ext.data.speed import perturb
+from espnet_ext.errors import main_guard
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="perturb_data", description=__doc__)
+    parser.add_argument("--in_dir", type=Path, required=True, help="data directory to read, left untouched")
+    parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
+    parser.add_argument(
+        "--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="factors; 1.0 is a reference"
+    )
+    parser.add_argument(
+        "--nj", type=int, default=1, help="number of processes; the result does not depend on it"
+    )
+    return parser
+
+
+@main_guard
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    arguments = get_parser().parse_args(argv)
+    print(perturb(arguments.in_dir, arguments.out_dir, arguments.speeds, arguments.nj))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

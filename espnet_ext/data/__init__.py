@@ -1,0 +1,1 @@
+"""Data directories, audio, features, tokens and statistics: everything before training starts."""

@@ -1,0 +1,112 @@
+"""Audio files in and out, through libsndfile. No file name ever reaches a shell or another program."""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_ext.errors import UserError
+
+#: Containers that are read in place; others (MP3, Ogg, ...) are slow to seek and inexact in length.
+PLAIN_FORMATS = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "NIST", "AU", "RF64", "CAF"})
+#: A data size from here on in a WAV header means "length unknown": the file was written through a pipe.
+_UNKNOWN_SIZE = 0x7FFF0000
+_UNKNOWN_FRAMES = 1 << 40
+_AT_MOST_16_BIT = frozenset({"PCM_16", "PCM_S8", "PCM_U8"})
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Decoded audio: ``samples`` (T, C) int16 or float32, ``rate`` in Hz, ``plain`` whether readable in place."""
+
+    samples: np.ndarray
+    rate: int
+    plain: bool
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.samples.shape[1]
+
+
+def read_audio(path: str | os.PathLike, where: str) -> Audio:
+    """Decode a whole file, so that a file that is cut short is found now and not after hours of training.
+
+    Args:
+        path: the file.
+        where: ``file:line`` that names it, for messages.
+
+    Raises:
+        UserError: absent, empty, not audio, cut short, or holding NaN or infinite samples.
+    """
+    if not os.path.isfile(path):
+        what = "is not a file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"{where}: audio file {str(path)!r} {what} (relative paths start at {os.getcwd()})")
+    if os.path.getsize(path) == 0:
+        raise UserError(f"{where}: audio file {str(path)!r} is empty (0 bytes)")
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as handle:
+            samples = handle.read(
+                dtype="int16" if handle.subtype in _AT_MOST_16_BIT else "float32", always_2d=True
+            )
+            audio = Audio(samples, handle.samplerate, handle.format in PLAIN_FORMATS)
+            # The length of a compressed stream is an estimate, and unknown lengths are written as huge ones.
+            expected = handle.frames if audio.plain and handle.frames < _UNKNOWN_FRAMES else 0
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UserError(
+            f"{where}: {str(path)!r} cannot be decoded as audio ({str(error).rsplit(': ', 1)[-1].strip()}); "
+            "is it audio, and complete?"
+        ) from None
+    except PermissionError:
+        raise UserError(f"{where}: audio file {str(path)!r} may not be read (permission denied)") from None
+    if len(samples) < expected or _wav_is_cut_short(path):
+        raise UserError(
+            f"{where}: {str(path)!r} is cut short: its header promises more audio than the file holds"
+        )
+    if samples.dtype == np.float32 and not np.isfinite(samples).all():
+        raise UserError(f"{where}: {str(path)!r} holds samples that are not finite numbers (NaN or infinity)")
+    return audio
+
+
+def _wav_is_cut_short(path: str | os.PathLike) -> bool:
+    """Whether a WAV file ends before its data chunk does; libsndfile reads such a file without complaint."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as handle:
+        header = handle.read(12)
+        if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
+            return False
+        position = 12
+        while len(chunk := handle.read(8)) == 8:
+            name, length = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return length < _UNKNOWN_SIZE and position + 8 + length > size
+            position += 8 + length + length % 2
+            handle.seek(position)
+    return True
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Samples as float32 in [-1, 1)."""
+    return samples.astype(np.float32) / np.float32(32768) if samples.dtype == np.int16 else samples
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples as 16-bit integers, rounded and clipped."""
+    if samples.dtype == np.int16:
+        return samples
+    return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
+
+
+def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Mono samples (T,) at ``rate`` to float32 (T',) at ``target`` Hz, high quality (soxr)."""
+    import soxr
+
+    return soxr.resample(to_float(samples), rate, target, quality="HQ")
+
+
+def write_audio(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write mono samples as 16-bit FLAC or WAV, whichever the name's suffix says."""
+    soundfile.write(path, to_int16(samples), rate, subtype="PCM_16")

@@ -1,0 +1,62 @@
+"""How many frames come out of so many samples: pure arithmetic, checked against ESPnet's modules in the tests."""
+
+from collections.abc import Sequence
+
+from espnet_ext.errors import UserError
+
+#: Subsampling layer of ESPnet's encoders: (kernel, stride) along time of its convolutions, none of them padded.
+SUBSAMPLING = {
+    "conv1d1": ((3, 1), (3, 1)),
+    "conv1d2": ((3, 1), (3, 2)),
+    "conv1d3": ((3, 1), (5, 3)),
+    "conv2d": ((3, 2), (3, 2)),
+    "conv2d1": ((3, 1), (3, 1)),
+    "conv2d2": ((3, 2), (3, 1)),
+    "conv2d6": ((3, 2), (5, 3)),
+    "conv2d8": ((3, 2), (3, 2), (3, 2)),
+    "linear": (),
+}
+
+
+def stft_frames(samples: int, n_fft: int = 512, hop: int = 128, center: bool = True) -> int:
+    """Frames of ESPnet's frontend (``torch.stft``) for so many samples.
+
+    >>> stft_frames(16000)
+    126
+    """
+    padded = samples + 2 * (n_fft // 2) if center else samples
+    return max(0, (padded - n_fft) // hop + 1)
+
+
+def fbank_frames(samples: int, window: int = 400, shift: int = 160) -> int:
+    """Frames of a Kaldi filterbank without padding (``snip_edges``) for so many samples.
+
+    >>> fbank_frames(16000)
+    98
+    """
+    return max(0, (samples - window) // shift + 1)
+
+
+def encoder_frames(frames: int, input_layer: str = "conv2d") -> int:
+    """Encoder frames after the subsampling layer; for conv2d ((T - 1) // 2 - 1) // 2.
+
+    Raises:
+        UserError: ``input_layer`` is none of SUBSAMPLING.
+
+    >>> encoder_frames(126)
+    30
+    """
+    if input_layer not in SUBSAMPLING:
+        raise UserError(f"encoder_conf.input_layer {input_layer!r} is none of {', '.join(SUBSAMPLING)}")
+    for kernel, stride in SUBSAMPLING[input_layer]:
+        frames = max(0, (frames - kernel) // stride + 1)
+    return frames
+
+
+def ctc_frames_needed(tokens: Sequence[int]) -> int:
+    """Least number of encoder frames that CTC can align with these tokens: a blank must part equal neighbours.
+
+    >>> ctc_frames_needed([5, 5, 6])
+    4
+    """
+    return len(tokens) + sum(one == other for one, other in zip(tokens, tokens[1:]))

@@ -1,0 +1,129 @@
+"""ESPnet's default frontend (centred STFT, power, Slaney mel filters, natural logarithm) in numpy.
+
+The same numbers as ``espnet2.asr.frontend.default.DefaultFrontend`` gives for an utterance alone (a test holds both
+together), without the seconds that torch and espnet2 take to start, and about twice as fast a core: the frames of a
+chunk stay in the processor's cache from the window to the logarithm.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.fft
+
+from espnet_ext.data.lengths import stft_frames
+from espnet_ext.errors import UserError
+
+_CHUNK = 512
+#: ESPnet's floor under the logarithm.
+_FLOOR = np.float32(1e-10)
+#: Generalised cosine windows, a - (1 - a) cos(2 pi n / N), periodic as torch's.
+_WINDOWS = {None: 1.0, "hann": 0.5, "hamming": 0.54}
+
+
+class LogMel:
+    """Log-mel features, configured by ESPnet's ``frontend_conf``.
+
+    Attributes:
+        fs: sample rate in Hz.
+        n_fft, hop_length: window and hop in samples.
+        n_mels: number of features D.
+    """
+
+    def __init__(
+        self,
+        fs: int | str = 16000,
+        n_fft: int = 512,
+        win_length: int | None = None,
+        hop_length: int = 128,
+        window: str | None = "hann",
+        center: bool = True,
+        n_mels: int = 80,
+        fmin: float | None = None,
+        fmax: float | None = None,
+        htk: bool = False,
+        **others,
+    ):
+        """The arguments are DefaultFrontend's; one that would change the features and is not known is refused.
+
+        Raises:
+            UserError: an option that this class does not implement.
+        """
+        defaults = {"normalized": False, "onesided": True, "apply_stft": True}
+        unknown = [name for name, value in others.items() if defaults.get(name, ...) != value]
+        if window not in _WINDOWS:
+            unknown.append("window")
+        if unknown:
+            raise UserError(
+                f"frontend_conf: {', '.join(unknown)} is not supported by the statistics stage; leave it at its "
+                "default, or use `normalize: utterance_mvn`, which needs no statistics"
+            )
+        self.fs = int(fs[:-1]) * 1000 if isinstance(fs, str) and fs.endswith("k") else int(fs)
+        self.n_fft, self.hop_length, self.center, self.n_mels = n_fft, hop_length, center, n_mels
+        self._window = _padded_window(window, win_length or n_fft, n_fft)
+        self._mel = mel_matrix(self.fs, n_fft, n_mels, fmin or 0.0, fmax or self.fs / 2, htk)
+
+    @property
+    def least_samples(self) -> int:
+        """The shortest utterance that has features: reflection at the edges needs more than half a window."""
+        return self.n_fft // 2 + 1 if self.center else self.n_fft
+
+    def frames(self, samples: int) -> int:
+        """Number of frames for so many samples."""
+        return stft_frames(samples, self.n_fft, self.hop_length, self.center)
+
+    def chunks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the features of ``samples`` (S,), float32 in [-1, 1), in pieces (at most 512, D) in order."""
+        if self.center:
+            samples = np.pad(samples, self.n_fft // 2, mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self.n_fft)[
+            :: self.hop_length
+        ]  # (T, n_fft)
+        for start in range(0, len(frames), _CHUNK):
+            spectrum = scipy.fft.rfft(frames[start : start + _CHUNK] * self._window)  # (t, F)
+            parts = spectrum.view(np.float32)
+            parts *= parts
+            mel = (parts[:, ::2] + parts[:, 1::2]) @ self._mel  # (t, D)
+            yield np.log(np.maximum(mel, _FLOOR, out=mel), out=mel)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Features (T, D) of one utterance (S,)."""
+        return np.concatenate(list(self.chunks(samples)))
+
+
+def _padded_window(name: str | None, length: int, n_fft: int) -> np.ndarray:
+    cosine = _WINDOWS[name]
+    window = cosine - (1 - cosine) * np.cos(2 * np.pi * np.arange(length) / length)
+    left = (n_fft - length) // 2
+    return np.pad(window, (left, n_fft - length - left)).astype(np.float32)
+
+
+def mel_matrix(fs: int, n_fft: int, n_mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
+    """(F, D) triangular filters of unit area (Slaney's), on Slaney's mel scale or HTK's."""
+    to_mel, to_hertz = (_htk_mel, _htk_hertz) if htk else (_slaney_mel, _slaney_hertz)
+    edges = to_hertz(np.linspace(to_mel(np.float64(fmin)), to_mel(np.float64(fmax)), n_mels + 2))
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    bins = np.linspace(0, fs / 2, n_fft // 2 + 1)[:, None]
+    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+    return (triangles * 2 / (right - left)).astype(np.float32)
+
+
+def _htk_mel(hertz):
+    return 2595 * np.log10(1 + hertz / 700)
+
+
+def _htk_hertz(mel):
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+#: Slaney's Auditory Toolbox: linear below 1000 Hz (3 mel for 200 Hz), then 27 mel for a factor of 6.4.
+_LINEAR, _BREAK_HZ, _STEP = 200 / 3, 1000.0, np.log(6.4) / 27
+
+
+def _slaney_mel(hertz):
+    above = _BREAK_HZ / _LINEAR + np.log(np.maximum(hertz, _BREAK_HZ) / _BREAK_HZ) / _STEP
+    return np.where(hertz < _BREAK_HZ, hertz / _LINEAR, above)
+
+
+def _slaney_hertz(mel):
+    above = _BREAK_HZ * np.exp((np.maximum(mel, _BREAK_HZ / _LINEAR) - _BREAK_HZ / _LINEAR) * _STEP)
+    return np.where(mel < _BREAK_HZ / _LINEAR, mel * _LINEAR, above)

@@ -1,0 +1,60 @@
+"""Work in several processes with results in order, so that they do not depend on the number of processes."""
+
+import ctypes
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from espnet_ext.errors import UserError
+from espnet_ext.progress import progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_PR_SET_PDEATHSIG = 1
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Sequence[Item], nj: int, desc: str, unit: str = "part"
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in the order of the items, computed by ``nj`` processes, with progress shown.
+
+    Args:
+        function: a picklable function.
+        items: what to work on; each should be a second of work or so.
+        nj: number of processes; 1 works in this one.
+        desc: what is being done, for the progress line.
+        unit: what an item is.
+
+    Raises:
+        UserError: raised by ``function``, or a process died (killed, out of memory).
+    """
+    if nj < 1:
+        raise UserError(f"--nj {nj}: the number of processes must be at least 1")
+    nj = min(nj, len(items))
+    if nj <= 1:
+        yield from progress(map(function, items), total=len(items), desc=desc, unit=unit)
+        return
+    with ProcessPoolExecutor(nj, initializer=_start_worker) as pool:
+        try:
+            yield from progress(pool.map(function, items), total=len(items), desc=desc, unit=unit)
+        except BrokenProcessPool:
+            raise UserError(f"{desc}: a process was killed (out of memory?); try a smaller --nj") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; and when the parent is killed outright, the workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cut a sequence into stretches of at most ``size`` items.
+
+    >>> parts([1, 2, 3, 4, 5], 2)
+    [[1, 2], [3, 4], [5]]
+    """
+    return [items[start : start + size] for start in range(0, len(items), size)]

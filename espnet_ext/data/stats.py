@@ -1,0 +1,229 @@
+"""Stage 5: lengths, the utterances CTC can align, and normalisation statistics, in one pass without ESPnet.
+
+Lengths of speech come from stage 3; only the feature statistics need the audio. Sums are formed over parts of a
+fixed number of utterances and added in order, so they do not depend on the number of processes.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from espnet_ext.data.drops import Drops
+from espnet_ext.data.fbank import MELS
+from espnet_ext.data.kaldi import Table, read_table, write_table
+from espnet_ext.data.lengths import ctc_frames_needed, encoder_frames
+from espnet_ext.data.logmel import LogMel
+from espnet_ext.data.outdir import check_out_dir
+from espnet_ext.data.pool import ordered_map, parts
+from espnet_ext.data.tokens import UNKNOWN, Tokenizer, outside_report
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_dir
+
+_PART = 100
+
+
+@dataclass(frozen=True)
+class Options:
+    """Limits and extent of the statistics."""
+
+    feats_stats: bool = True
+    max_hours: float | None = None
+    max_drop_fraction: float = 0.05
+    max_outside_fraction: float = 0.05
+    nj: int = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the statistics need to know of a training configuration."""
+
+    frontend_conf: dict
+    input_layer: str
+
+    @classmethod
+    def read(cls, config: Path | None) -> "Model":
+        """Read ESPnet's training YAML; without one, ESPnet's defaults hold."""
+        conf = {}
+        if config is not None:
+            import yaml
+
+            try:
+                conf = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+            except FileNotFoundError:
+                raise UserError(f"{config}: no such training configuration (--config)") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise UserError(f"{config}: is not YAML: {error}") from None
+        if conf.get("frontend", "default") not in ("default", None):
+            raise UserError(
+                f"{config}: the statistics of frontend {conf['frontend']!r} are not supported, only those of the "
+                "default frontend; use `normalize: utterance_mvn` and `--feats_stats false`"
+            )
+        encoder_conf = conf.get("encoder_conf") or {}
+        return cls(conf.get("frontend_conf") or {}, encoder_conf.get("input_layer", "conv2d"))
+
+
+def collect_stats(
+    data_dir: Path, out_dir: Path, model: Model, tokenizer: Tokenizer | None, options: Options
+) -> str:
+    """Write ``speech_shape``, ``text_shape``, ``keys``, ``dropped.txt`` and ``feats_stats.npz`` of a dump directory.
+
+    Args:
+        data_dir: directory written by stage 3.
+        out_dir: directory to write, whole or not at all.
+        model: what the features and the encoder are.
+        tokenizer: for the lengths of the transcripts; needed if the set has any.
+        options: limits.
+
+    Returns:
+        A summary for people.
+
+    Raises:
+        UserError: bad input, too many utterances that CTC cannot align, or too much text outside the token list.
+    """
+    check_out_dir(out_dir, "speech_shape", data_dir)
+    raw = not (data_dir / "feats.scp").exists()
+    lengths = _read_lengths(data_dir / ("utt2num_samples" if raw else "utt2num_frames"))
+    scp = read_table(data_dir / ("wav.scp" if raw else "feats.scp"), value="path")
+    if scp.rows.keys() != lengths.keys():
+        raise UserError(
+            f"{scp.path} and the lengths beside it list different utterances; run the features stage again"
+        )
+    logmel = LogMel(**model.frontend_conf)
+    frames = {key: logmel.frames(length) if raw else length for key, length in lengths.items()}
+    drops = Drops(str(data_dir))
+    if raw:
+        for key, length in lengths.items():
+            if length < logmel.least_samples:
+                drops.add(key, "shorter than half an analysis window", scp.where(key))
+    tokens, notes = _count_tokens(data_dir, tokenizer, frames, model.input_layer, drops, options)
+    drops.check(len(scp.rows), options.max_drop_fraction)
+    kept = [key for key in scp.rows if key not in drops]
+    with atomic_dir(out_dir) as temporary:
+        write_table(
+            temporary / "speech_shape",
+            {key: lengths[key] if raw else f"{lengths[key]},{MELS}" for key in kept},
+        )
+        if tokens is not None:
+            write_table(temporary / "text_shape", {key: f"{tokens[key]},{len(tokenizer)}" for key in kept})
+        (temporary / "keys").write_text("".join(f"{key}\n" for key in kept), encoding="utf-8")
+        drops.write(temporary / "dropped.txt")
+        if options.feats_stats:
+            chosen = _choose(kept, lengths, logmel.fs if raw else 100, options.max_hours)
+            sums = _feature_sums(
+                scp, chosen, lengths, logmel if raw else None, options.nj, f"stats {data_dir}"
+            )
+            np.savez(temporary / "feats_stats.npz", **sums)
+            notes.append(f"feature statistics of {len(chosen)} utterances, {sums['count']} frames")
+    head = f"{data_dir} -> {out_dir}: {len(kept)} of {len(scp.rows)} utterances"
+    return "\n  ".join([head, *notes, *drops.lines()])
+
+
+def _read_lengths(path: Path) -> dict[str, int]:
+    table = read_table(path, value="length")
+    for key, value in table.rows.items():
+        if not value.isdecimal():
+            raise UserError(f"{table.where(key)}: the length {value!r} of {key!r} is not a number")
+    return {key: int(value) for key, value in table.rows.items()}
+
+
+def _count_tokens(
+    data_dir: Path,
+    tokenizer: Tokenizer | None,
+    frames: dict,
+    input_layer: str,
+    drops: Drops,
+    options: Options,
+) -> tuple[dict[str, int] | None, list[str]]:
+    """Tokens per utterance (None for unlabelled sets); drops what CTC cannot align."""
+    path = data_dir / "text"
+    if not path.exists():
+        return None, ["no text: an unlabelled set"]
+    if tokenizer is None:
+        raise UserError(f"{path}: the set has transcripts, so --token_list is needed")
+    table = read_table(path, value="transcript")
+    if table.rows.keys() != frames.keys():
+        raise UserError(
+            f"{path} and the audio beside it list different utterances; run the features stage again"
+        )
+    outside, report = outside_report(tokenizer, table)
+    if outside > options.max_outside_fraction:
+        raise UserError(
+            f"{report}; the limit is {100 * options.max_outside_fraction:g} % of the sentences "
+            "(--max_outside_fraction); clean the transcripts, or learn the tokens from these as well"
+        )
+    counts = {}
+    for key, sentence in table.rows.items():
+        tokens = tokenizer.encode(sentence)
+        counts[key] = len(tokens)
+        if not tokens:
+            drops.add(key, "no tokens", table.where(key))
+        elif key not in drops and encoder_frames(frames[key], input_layer) < ctc_frames_needed(tokens):
+            drops.add(key, "too few encoder frames for CTC to align its tokens", table.where(key))
+    return counts, [report] if outside else []
+
+
+def _choose(kept: list[str], lengths: dict[str, int], per_second: int, max_hours: float | None) -> list[str]:
+    """All utterances, or a random choice (always the same) of at most ``max_hours``."""
+    if max_hours is None:
+        return kept
+    chosen, left = [], max_hours * 3600 * per_second
+    for key in random.Random(0).sample(kept, len(kept)):
+        left -= lengths[key]
+        if left < 0 and chosen:
+            break
+        chosen.append(key)
+    return sorted(chosen)
+
+
+def _feature_sums(
+    scp: Table, keys: list[str], lengths: dict[str, int], logmel: LogMel | None, nj: int, desc: str
+) -> dict[str, np.ndarray]:
+    """ESPnet's ``count``, ``sum`` (D,) and ``sum_square`` (D,) over all frames of the utterances."""
+    work = parts([(scp.rows[key], lengths[key], scp.where(key)) for key in keys], _PART)
+    count, total, squares = 0, 0.0, 0.0
+    for part in ordered_map(partial(_sum_part, logmel=logmel), work, nj, desc):
+        count, total, squares = count + part[0], total + part[1], squares + part[2]
+    return {"count": np.int64(count), "sum": np.float32(total), "sum_square": np.float32(squares)}
+
+
+def _sum_part(work: list[tuple[str, int, str]], logmel: LogMel | None) -> tuple[int, np.ndarray, np.ndarray]:
+    """Sums over some utterances given as (path, length, file:line); Kaldi matrices where ``logmel`` is None."""
+    count, total, squares = 0, 0.0, 0.0
+    for path, length, where in work:
+        for features in (
+            logmel.chunks(_read_samples(path, length, where)) if logmel else [_read_matrix(path, where)]
+        ):
+            count += len(features)
+            # Float32 within a chunk, double between chunks: fast, and exact enough for any number of hours.
+            total = total + features.sum(axis=0).astype(np.float64)
+            squares = squares + np.einsum("td,td->d", features, features).astype(np.float64)
+    return count, total, squares
+
+
+def _read_samples(path: str, length: int, where: str) -> np.ndarray:
+    import soundfile
+
+    try:
+        samples, _ = soundfile.read(path, dtype="float32")
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(
+            f"{where}: {path!r} cannot be read any more ({error}); run the features stage again"
+        ) from None
+    if samples.shape != (length,):
+        raise UserError(
+            f"{where}: {path!r} has {samples.shape} samples, {length} when features were made; "
+            "run the features stage again"
+        )
+    return samples
+
+
+def _read_matrix(path: str, where: str) -> np.ndarray:
+    import kaldiio
+
+    try:
+        return kaldiio.load_mat(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {path!r} cannot be read ({error}); run the features stage again") from None
