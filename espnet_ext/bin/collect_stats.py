@@ -1,4 +1,4 @@
-"""Stage 5: lengths of speech and text, what CTC cannot align, and the statistics for `normalize: global_mvn`."""
+"""Stage 5: lengths of speech and text, what CTC cannot align, and statistics for `normalize: global_mvn`."""
 
 import argparse
 import sys

@@ -30,8 +30,9 @@ def main(argv: list[str] | None = None) -> None:
             absent = [key for key, value in data.wav.rows.items() if not os.path.isfile(value)]
             if absent:
                 raise UserError(
-                    f"{data.wav.where(absent[0])}: {len(absent)} of {len(data.wav.rows)} audio files do not exist, "
-                    f"the first is {data.wav.rows[absent[0]]!r} (relative paths start at {os.getcwd()})"
+                    f"{data.wav.where(absent[0])}: {len(absent)} of {len(data.wav.rows)} audio files "
+                    f"do not exist, the first is {data.wav.rows[absent[0]]!r} "
+                    f"(relative paths start at {os.getcwd()})"
                 )
         speakers = len(set(data.utt2spk.rows.values()))
         print(

@@ -20,7 +20,7 @@ _AT_MOST_16_BIT = frozenset({"PCM_16", "PCM_S8", "PCM_U8"})
 
 @dataclass(frozen=True)
 class Audio:
-    """Decoded audio: ``samples`` (T, C) int16 or float32, ``rate`` in Hz, ``plain`` whether readable in place."""
+    """Decoded audio: ``samples`` (T, C) int16 or float32, ``rate`` in Hz, ``plain``: may be used in place."""
 
     samples: np.ndarray
     rate: int

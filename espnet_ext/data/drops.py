@@ -35,7 +35,7 @@ class Drops:
             yield f"dropped {count}: {reason} (first: {self._first[reason]})"
 
     def check(self, total: int, limit: float, option: str = "--max_drop_fraction") -> None:
-        """Raise a UserError if more than the fraction ``limit`` of ``total`` utterances, or all, were dropped."""
+        """Raise a UserError if all, or more than the fraction ``limit``, of ``total`` were dropped."""
         fraction = len(self) / total
         if fraction > limit or len(self) == total:
             raise UserError(

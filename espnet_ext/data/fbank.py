@@ -1,7 +1,7 @@
 """Kaldi's log-mel filterbank in numpy: no torch to start for a stage that takes seconds.
 
-The numbers are those of ``torchaudio.compliance.kaldi.fbank`` with 80 bins and no dither, on samples scaled as
-16-bit integers as Kaldi does (a test holds both together).
+The numbers are those of ``torchaudio.compliance.kaldi.fbank`` with 80 bins and no dither, on samples scaled
+as 16-bit integers as Kaldi does (a test holds both together).
 """
 
 from functools import cache

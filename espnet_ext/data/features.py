@@ -30,7 +30,7 @@ MULTICHANNEL = ("error", "mean", "first")
 
 @dataclass(frozen=True)
 class Options:
-    """How features are made: rate in Hz, durations in seconds (both ends excluded, as in ESPnet's recipes)."""
+    """How features are made: rate in Hz, durations in seconds (ends excluded, as in ESPnet's recipes)."""
 
     feats_type: str = "raw"
     fs: int = 16000
@@ -131,7 +131,7 @@ def _make_part(work: tuple[int, list[Recording]], folder: Path, final: Path, opt
 def _kept_utterances(
     recordings: list[Recording], options: Options, part: Part
 ) -> Iterator[tuple[Recording, Utterance, Audio, np.ndarray]]:
-    """Yield utterances of a good length as mono samples (T,) or, where nothing had to change, the file's (T, 1)."""
+    """Yield utterances of a good length as mono samples: (T,), or the file's own (T, 1) if unchanged."""
     for recording in recordings:
         audio, cuts = read_recording(recording)
         part.seconds += len(audio.samples) / audio.rate

@@ -1,11 +1,11 @@
 """Kaldi-style data directories, checked once at the door.
 
-``wav.scp`` (recording, path), ``text`` (utterance, transcript), ``utt2spk``, ``spk2utt`` and, where recordings
-hold several utterances, ``segments`` (utterance, recording, start, end in seconds). UTF-8, one entry a line,
-sorted by the bytes of the id, each id once.
+``wav.scp`` (recording, path), ``text`` (utterance, transcript), ``utt2spk``, ``spk2utt`` and, where
+recordings hold several utterances, ``segments`` (utterance, recording, start, end in seconds). UTF-8, one
+entry a line, sorted by the bytes of the id, each id once.
 
-An id is any string without white space and control characters: quotes, ``;``, ``$()`` and ``/`` are legal. So an
-id never becomes part of a command line or of a file name anywhere in this package.
+An id is any string without white space and control characters: quotes, ``;``, ``$()`` and ``/`` are legal. So
+an id never becomes part of a command line or of a file name anywhere in this package.
 """
 
 import os
@@ -32,7 +32,7 @@ class Table:
     _lines: dict[str, int] | None = None
 
     def where(self, key: str) -> str:
-        """``file:line`` of an id, for messages. (No blank lines are allowed, so lines are counted by rows.)"""
+        """``file:line`` of an id, for messages. (No line is blank, so counting rows counts lines.)"""
         if self._lines is None:
             self._lines = {each: number for number, each in enumerate(self.rows, 1)}
         return f"{self.path}:{self._lines[key]}"
@@ -65,8 +65,8 @@ def read_table(path: str | os.PathLike, *, empty_values: bool = False, value: st
             )
         if key < previous:
             raise UserError(
-                f"{path}:{number}: {key!r} stands after {previous!r}: the file is not sorted by the bytes of its ids; "
-                f"sort it with `LC_ALL=C sort -o {_quoted(path)} {_quoted(path)}`"
+                f"{path}:{number}: {key!r} stands after {previous!r}: the file is not sorted by the "
+                f"bytes of its ids; sort it with `LC_ALL=C sort -o {_quoted(path)} {_quoted(path)}`"
             )
         rows[key] = rest
         previous = key
@@ -150,16 +150,16 @@ class DataDir:
         for key, value in self.wav.rows.items():
             if value.endswith("|") or value.startswith("|"):
                 raise UserError(
-                    f"{self.wav.where(key)}: {value!r} is a command; commands in data directories are never run. "
-                    "Write its output to an audio file and name that file here"
+                    f"{self.wav.where(key)}: {value!r} is a command; commands in data directories are "
+                    "never run. Write its output to an audio file and name that file here"
                 )
         self.segments, self.segments_table = self._read_segments()
         self.utt2spk = read_table(self.path / "utt2spk", value="speaker")
         for key, value in self.utt2spk.rows.items():
             if _NOT_IN_AN_ID.search(value):
                 raise UserError(
-                    f"{self.utt2spk.where(key)}: expected '<utterance> <speaker>', found the further field(s) "
-                    f"{value.split(maxsplit=1)[1]!r}; ids cannot contain spaces"
+                    f"{self.utt2spk.where(key)}: expected '<utterance> <speaker>', found the further "
+                    f"field(s) {value.split(maxsplit=1)[1]!r}; ids cannot contain spaces"
                 )
         self.text = None
         if need_text or (self.path / "text").exists():
@@ -191,7 +191,8 @@ class DataDir:
             segments[key] = _parse_segment(table.where(key), value)
             if segments[key].recording not in self.wav.rows:
                 raise UserError(
-                    f"{table.where(key)}: recording {segments[key].recording!r} of {key!r} is not in {self.wav.path}"
+                    f"{table.where(key)}: recording {segments[key].recording!r} of {key!r} is not in "
+                    f"{self.wav.path}"
                 )
         return segments, table
 
@@ -236,8 +237,9 @@ def _check_same_ids(table: Table, audio: Table, has_audio: bool) -> None:
         if absent:
             shown = ", ".join(f"{key!r} (line {one.where(key).rsplit(':', 1)[1]})" for key in absent[:_SHOWN])
             raise UserError(
-                f"{one.where(absent[0])}: {len(absent)} of {len(one.rows)} ids of {one.path} are not in {other.path}: "
-                f"{shown}{', ...' if len(absent) > _SHOWN else ''}; both files must list the same utterances"
+                f"{one.where(absent[0])}: {len(absent)} of {len(one.rows)} ids of {one.path} are not in "
+                f"{other.path}: {shown}{', ...' if len(absent) > _SHOWN else ''}; "
+                "both files must list the same utterances"
             )
 
 

@@ -1,10 +1,11 @@
-"""How many frames come out of so many samples: pure arithmetic, checked against ESPnet's modules in the tests."""
+"""How many frames come out of so many samples: arithmetic, checked against ESPnet's modules in the tests."""
 
+import itertools
 from collections.abc import Sequence
 
 from espnet_ext.errors import UserError
 
-#: Subsampling layer of ESPnet's encoders: (kernel, stride) along time of its convolutions, none of them padded.
+#: Subsampling layer of ESPnet's encoders: (kernel, stride) along time of its convolutions, without padding.
 SUBSAMPLING = {
     "conv1d1": ((3, 1), (3, 1)),
     "conv1d2": ((3, 1), (3, 2)),
@@ -54,9 +55,9 @@ def encoder_frames(frames: int, input_layer: str = "conv2d") -> int:
 
 
 def ctc_frames_needed(tokens: Sequence[int]) -> int:
-    """Least number of encoder frames that CTC can align with these tokens: a blank must part equal neighbours.
+    """Least number of encoder frames that CTC can align with these tokens: a blank parts equal neighbours.
 
     >>> ctc_frames_needed([5, 5, 6])
     4
     """
-    return len(tokens) + sum(one == other for one, other in zip(tokens, tokens[1:]))
+    return len(tokens) + sum(one == other for one, other in itertools.pairwise(tokens))

@@ -1,8 +1,8 @@
 """ESPnet's default frontend (centred STFT, power, Slaney mel filters, natural logarithm) in numpy.
 
-The same numbers as ``espnet2.asr.frontend.default.DefaultFrontend`` gives for an utterance alone (a test holds both
-together), without the seconds that torch and espnet2 take to start, and about twice as fast a core: the frames of a
-chunk stay in the processor's cache from the window to the logarithm.
+The same numbers as ``espnet2.asr.frontend.default.DefaultFrontend`` gives for an utterance alone (a test
+holds both together), without the seconds that torch and espnet2 take to start, and faster on each core: the
+frames of a chunk stay in the processor's cache from the window to the logarithm.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class LogMel:
         htk: bool = False,
         **others,
     ):
-        """The arguments are DefaultFrontend's; one that would change the features and is not known is refused.
+        """The arguments are DefaultFrontend's; an unknown one that would change the features is refused.
 
         Raises:
             UserError: an option that this class does not implement.
@@ -54,8 +54,8 @@ class LogMel:
             unknown.append("window")
         if unknown:
             raise UserError(
-                f"frontend_conf: {', '.join(unknown)} is not supported by the statistics stage; leave it at its "
-                "default, or use `normalize: utterance_mvn`, which needs no statistics"
+                f"frontend_conf: {', '.join(unknown)} is not supported by the statistics stage; leave it at "
+                "its default, or use `normalize: utterance_mvn`, which needs no statistics"
             )
         self.fs = int(fs[:-1]) * 1000 if isinstance(fs, str) and fs.endswith("k") else int(fs)
         self.n_fft, self.hop_length, self.center, self.n_mels = n_fft, hop_length, center, n_mels

@@ -10,14 +10,14 @@ from espnet_ext.data.kaldi import DataDir, Segment
 from espnet_ext.data.pool import parts
 from espnet_ext.errors import UserError
 
-#: How far, in seconds, a segment may reach past the end of its recording (Kaldi's own tolerance); it is cut there.
+#: How far, in seconds, a segment may reach past its recording's end (Kaldi's own tolerance); it is cut there.
 OVERSHOOT = 0.5
 _PART = 40
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """An utterance to be cut from a recording: ``index`` counts utterances in sorted order and names files."""
+    """An utterance to be cut from a recording; ``index`` counts utterances in order and names files."""
 
     index: int
     name: str
@@ -35,7 +35,7 @@ class Recording:
 
 
 def work_list(data: DataDir) -> list[list[Recording]]:
-    """The recordings of a directory in parts of a fixed number of utterances, whatever the number of processes."""
+    """The recordings of a directory in parts of a fixed size, whatever the number of processes."""
     by_recording: dict[str, list[Utterance]] = {}
     for index, name in enumerate(data):
         segment = data.segments[name] if data.segments else None
@@ -70,7 +70,7 @@ def _cut(audio: Audio, utterance: Utterance) -> np.ndarray:
     end = length if segment.end is None else round(segment.end * audio.rate)
     if start >= length or end > length + OVERSHOOT * audio.rate:
         raise UserError(
-            f"{utterance.where}: the segment of {utterance.name!r} reaches to {end / audio.rate:.2f} s, but recording "
-            f"{segment.recording!r} has {length / audio.rate:.2f} s"
+            f"{utterance.where}: the segment of {utterance.name!r} reaches to {end / audio.rate:.2f} s, but "
+            f"recording {segment.recording!r} has {length / audio.rate:.2f} s"
         )
     return audio.samples[start : min(end, length)]

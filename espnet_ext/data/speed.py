@@ -1,7 +1,7 @@
 """Stage 2: copies of a set at other speeds, as Kaldi's and ESPnet's recipes make them.
 
-sox is fed samples and returns samples: no file name and no id is ever part of its command line, where a name could
-be an option, a pattern or a command.
+sox is fed samples and returns samples: no file name and no id is ever part of its command line, where a name
+could be an option, a pattern or a command.
 """
 
 import shutil
@@ -40,8 +40,7 @@ def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
     done = subprocess.run(
         ["sox", "--no-dither", "-V1", *raw, *raw, "speed", repr(factor), "rate", str(rate)],
         input=to_float(samples).astype("<f4").tobytes(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
     if done.returncode != 0:
@@ -52,7 +51,7 @@ def change_speed(samples: np.ndarray, rate: int, factor: float) -> np.ndarray:
 
 
 def perturb(in_dir: Path, out_dir: Path, speeds: list[float], nj: int) -> str:
-    """Write ``out_dir``: the utterances of ``in_dir`` at every speed, ids and speakers prefixed ``sp<speed>-``.
+    """Write the utterances of ``in_dir`` at every speed, ids and speakers prefixed ``sp<speed>-``.
 
     At speed 1.0 nothing is prefixed, and a recording that is one utterance is referenced where it lies.
 

@@ -1,7 +1,7 @@
 """Stage 5: lengths, the utterances CTC can align, and normalisation statistics, in one pass without ESPnet.
 
-Lengths of speech come from stage 3; only the feature statistics need the audio. Sums are formed over parts of a
-fixed number of utterances and added in order, so they do not depend on the number of processes.
+Lengths of speech come from stage 3; only the feature statistics need the audio. Sums are formed over parts of
+a fixed number of utterances and added in order, so they do not depend on the number of processes.
 """
 
 import random
@@ -18,7 +18,7 @@ from espnet_ext.data.lengths import ctc_frames_needed, encoder_frames
 from espnet_ext.data.logmel import LogMel
 from espnet_ext.data.outdir import check_out_dir
 from espnet_ext.data.pool import ordered_map, parts
-from espnet_ext.data.tokens import UNKNOWN, Tokenizer, outside_report
+from espnet_ext.data.tokens import Tokenizer, outside_report
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_dir
 
@@ -58,8 +58,8 @@ class Model:
                 raise UserError(f"{config}: is not YAML: {error}") from None
         if conf.get("frontend", "default") not in ("default", None):
             raise UserError(
-                f"{config}: the statistics of frontend {conf['frontend']!r} are not supported, only those of the "
-                "default frontend; use `normalize: utterance_mvn` and `--feats_stats false`"
+                f"{config}: the statistics of frontend {conf['frontend']!r} are not supported, only those of "
+                "the default frontend; use `normalize: utterance_mvn` and `--feats_stats false`"
             )
         encoder_conf = conf.get("encoder_conf") or {}
         return cls(conf.get("frontend_conf") or {}, encoder_conf.get("input_layer", "conv2d"))
@@ -68,7 +68,7 @@ class Model:
 def collect_stats(
     data_dir: Path, out_dir: Path, model: Model, tokenizer: Tokenizer | None, options: Options
 ) -> str:
-    """Write ``speech_shape``, ``text_shape``, ``keys``, ``dropped.txt`` and ``feats_stats.npz`` of a dump directory.
+    """Write ``speech_shape``, ``text_shape``, ``keys``, ``dropped.txt`` and ``feats_stats.npz`` of a set.
 
     Args:
         data_dir: directory written by stage 3.
@@ -81,7 +81,7 @@ def collect_stats(
         A summary for people.
 
     Raises:
-        UserError: bad input, too many utterances that CTC cannot align, or too much text outside the token list.
+        UserError: bad input, too many utterances that CTC cannot align, or too much text without tokens.
     """
     check_out_dir(out_dir, "speech_shape", data_dir)
     raw = not (data_dir / "feats.scp").exists()
@@ -190,7 +190,7 @@ def _feature_sums(
 
 
 def _sum_part(work: list[tuple[str, int, str]], logmel: LogMel | None) -> tuple[int, np.ndarray, np.ndarray]:
-    """Sums over some utterances given as (path, length, file:line); Kaldi matrices where ``logmel`` is None."""
+    """Sums over utterances given as (path, length, file:line); Kaldi matrices where ``logmel`` is None."""
     count, total, squares = 0, 0.0, 0.0
     for path, length, where in work:
         for features in (

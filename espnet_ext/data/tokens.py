@@ -1,6 +1,6 @@
 """Stage 4: the token list, and text to token numbers exactly as ESPnet does it.
 
-``tokens.txt`` is ESPnet's: ``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``. ``bpe.model`` is SentencePiece's.
+``tokens.txt`` is ESPnet's: ``<blank>``, ``<unk>``, tokens, ``<sos/eos>``. ``bpe.model`` is SentencePiece's.
 """
 
 import io
@@ -131,8 +131,8 @@ def outside_report(tokenizer: Tokenizer, table: Table) -> tuple[float, str]:
         return 0.0, f"{table.path}: every character has a token"
     shown = ", ".join(f"{character!r} x{count}" for character, count in characters.most_common(10))
     return len(utterances) / len(table.rows), (
-        f"{table.path}: {len(utterances)} of {len(table.rows)} sentences hold characters outside the token list "
-        f"(they become {UNKNOWN}): {shown}; first at {table.where(utterances[0])}"
+        f"{table.path}: {len(utterances)} of {len(table.rows)} sentences hold characters outside the token "
+        f"list (they become {UNKNOWN}): {shown}; first at {table.where(utterances[0])}"
     )
 
 
