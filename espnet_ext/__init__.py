@@ -1,7 +1,7 @@
 """Training of speech recognisers beyond plain supervision, on top of ESPnet.
 
-Importing this package costs milliseconds: it imports neither torch nor ESPnet, and only leaves notes for the import
-system about what must happen once ESPnet's modules are loaded (see `_startup`).
+Importing this package costs milliseconds: it imports neither torch nor ESPnet, only tells the import system
+what must happen once ESPnet's modules are loaded (see `_startup`).
 """
 
 from espnet_ext import _startup

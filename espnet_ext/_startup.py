@@ -1,17 +1,17 @@
-"""What must happen before espnet2 is imported: no download, no noise, no seconds spent on what nobody asked for.
+"""What must happen before espnet2 is imported: no download, no noise, no time spent on what few runs use.
 
 A plain `import espnet2.tasks.asr` instruments every function with typeguard, asks nltk to download two
-dictionaries, loads all of transformers, and prints. `install` arranges that, *when* one of the modules below is
-imported, if ever, it is executed differently:
+dictionaries, loads all of transformers, and prints. `install` arranges that, *when* one of the modules below
+is imported, if ever, it is executed differently:
 
-- `typeguard`: its `@typechecked` returns functions of ESPnet and inflect as they are, and checks those of others;
+- `typeguard`: its `@typechecked` returns functions of ESPnet and inflect as they are, and checks others';
 - `g2p_en`: at its first use only, and never downloads;
 - the modules of `_LATE`: the names they take from a heavy package are looked up at their first use;
 - ESPnet's attention layer: does not print that the optional package flash_attn is absent.
 
-The warnings of `_WARNINGS`, which only ESPnet's authors can act on, are not shown. Everything else stays as it
-is: other messages, other warnings, other packages. ESPNET_EXT_TYPECHECK=1 in the environment turns ESPnet's own
-type checks back on.
+The warnings of `_WARNINGS`, which only ESPnet's authors can act on, are not shown. Everything else stays as
+it is: other messages, other warnings, other packages. ESPNET_EXT_TYPECHECK=1 in the environment turns
+ESPnet's own type checks back on.
 """
 
 import builtins
@@ -47,7 +47,7 @@ _LATE = {
 
 # (beginning of the message, category, module whose line is at fault); both texts are regular expressions.
 _WARNINGS = (
-    # torch 2.4 renamed torch.cuda.amp.autocast(...) to torch.amp.autocast("cuda", ...); ESPnet has the old name.
+    # torch 2.4 renamed torch.cuda.amp.autocast() to torch.amp.autocast("cuda"); ESPnet uses the old name.
     (r"`torch\.cuda\.amp\.", FutureWarning, r"espnet2?\."),
 )
 
@@ -130,8 +130,8 @@ def _refuse_download(resource: str, *_args: Any, **_kwargs: Any) -> None:
     from espnet_ext.errors import UserError
 
     raise UserError(
-        f"phoneme tokens of the type g2p_en need the nltk resource {resource!r}, which is not on this machine; "
-        f"nothing is downloaded unasked. With a network, once: python -m nltk.downloader {resource}"
+        f"phoneme tokens of the type g2p_en need the nltk resource {resource!r}, which is not here "
+        f"and is not downloaded unasked. With a network, once: python -m nltk.downloader {resource}"
     )
 
 

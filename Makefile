@@ -1,0 +1,36 @@
+# `make` prints what there is. Everything below `setup` runs in tools/venv, or in an environment of your own
+# (ESPNET_EXT_OWN_PYTHON=1, see tools/activate_python.sh).
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint bench clean
+MAKEFLAGS += --no-print-directory
+
+activate := . tools/activate_python.sh
+# Two threads per process and several processes do not fit on two cores; a test that wants more says so itself.
+export OMP_NUM_THREADS ?= 1
+
+help: ## print this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: ## install system packages and the Python environment tools/venv; seconds when it is there
+	@tools/install.sh
+
+demo: setup ## the default recipe, from raw audio to the scoring report (egs2/synth/asr1)
+	@cd egs2/synth/asr1 && ./run.sh
+
+test: setup lint ## shellcheck, ruff, and all tests, end-to-end recipes included
+	@$(activate) && python -m pytest -q
+
+test-fast: setup lint ## the same without the tests marked slow: under four minutes
+	@$(activate) && python -m pytest -q -m "not slow"
+
+lint: setup ## shellcheck and ruff
+	@$(activate) && tools/lint.sh
+
+bench: setup ## side-by-side measurements; results are appended to benchmarks/results/
+	@$(activate) && for file in benchmarks/*.py; do echo "bench: $$file" && python "$$file"; done
+
+clean: ## remove what tests and builds leave behind; keeps tools/venv and every recipe's exp/
+	@find . -path ./tools/venv -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	@rm -rf .pytest_cache .ruff_cache build dist
