@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck for every shell script and ruff for every Python file of the repository (`make lint`).
+# Checks every shell script with shellcheck and every Python file with ruff (`make lint`).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
