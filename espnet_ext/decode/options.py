@@ -1,0 +1,95 @@
+"""What a decoding configuration (``conf/decode_*.yaml``) may say, checked before any model is loaded."""
+
+import difflib
+import os
+from dataclasses import asdict, dataclass, fields
+
+import yaml
+
+from espnet_ext.errors import UserError
+from espnet_ext.files import read_lines
+
+#: Search methods, and the options each of them reads beside ``batch_seconds``.
+METHODS = {
+    "joint": ("beam_size", "ctc_weight", "penalty", "maxlenratio", "minlenratio", "normalize_length", "nbest"),
+    "attention_greedy": ("maxlenratio", "minlenratio"),
+    "ctc_greedy": (),
+}
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Options of decoding; names and meanings are ESPnet's where ESPnet has them.
+
+    Attributes:
+        method: ``joint`` (beam search with CTC and attention), ``attention_greedy`` or ``ctc_greedy``.
+        beam_size: hypotheses kept at every step.
+        ctc_weight: share of CTC in the score, 0 (attention only) to 1 (CTC only).
+        penalty: added to the score for every token; positive values favour longer hypotheses.
+        maxlenratio: greatest length, as a share of the encoder's frames; negative: in tokens; 0: end detection.
+        minlenratio: least length, as a share of the encoder's frames; negative: in tokens.
+        normalize_length: rank ended hypotheses by score per token.
+        nbest: hypotheses to write for each utterance.
+        batch_seconds: audio in one batch, padding included. Changes speed and memory, not the result.
+    """
+
+    method: str = "joint"
+    beam_size: int = 5
+    ctc_weight: float = 0.3
+    penalty: float = 0.0
+    maxlenratio: float = 0.0
+    minlenratio: float = 0.0
+    normalize_length: bool = False
+    nbest: int = 1
+    batch_seconds: float = 60.0
+
+    def used(self) -> dict:
+        """The options that the method reads."""
+        names = ("method", *METHODS[self.method], "batch_seconds")
+        return {name: value for name, value in asdict(self).items() if name in names}
+
+
+def read_options(path: str | os.PathLike) -> DecodeOptions:
+    """Read and check a decoding configuration.
+
+    Raises:
+        UserError: not YAML, an unknown option, a wrong type, a value out of range, or an option that the method
+            does not read.
+    """
+    try:
+        given = yaml.safe_load("\n".join(line for _, line in read_lines(path)))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: expected `option: value` lines, found {type(given).__name__}")
+    return check_options(given, str(path))
+
+
+def check_options(given: dict, where: str) -> DecodeOptions:
+    """Build options from a mapping; see :func:`read_options`."""
+    known = {field.name: field.type for field in fields(DecodeOptions)}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+            raise UserError(f"{where}: unknown option `{name}`; {hint}")
+        kind = known[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number if kind is float else type(value) is kind):
+            raise UserError(f"{where}: {name}: expected {kind.__name__}, found {value!r}")
+    options = DecodeOptions(**given)
+    if options.method not in METHODS:
+        raise UserError(f"{where}: method: {options.method!r} is none of {', '.join(METHODS)}")
+    for name in given:
+        if name not in options.used():
+            raise UserError(f"{where}: method {options.method} does not read `{name}`; remove the line")
+    for name, good, what in (
+        ("beam_size", options.beam_size >= 1, "at least 1"),
+        ("ctc_weight", 0 <= options.ctc_weight <= 1, "from 0 to 1"),
+        ("nbest", 1 <= options.nbest <= options.beam_size, "from 1 to beam_size"),
+        ("batch_seconds", options.batch_seconds > 0, "greater than 0"),
+    ):
+        if not good:
+            raise UserError(f"{where}: {name}: expected {what}, found {getattr(options, name)}")
+    return options
