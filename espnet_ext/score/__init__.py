@@ -1,0 +1,1 @@
+"""Error rates and alignments. Starts without torch: scoring takes a second, importing torch takes several."""
