@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# does: checked and resampled audio (raw) or filterbanks (fbank); drops what is too long or too short
+# scope: ${feats_type}
+# options: [datadir, dump, fs, min_wav_duration, max_wav_duration, max_drop_fraction, pretrain_data, train_data, valid_set, test_sets, unlabelled_set]
+# uncounted: [nj, logdir, feats_type]
+# inputs:
+# - ${datadir}/${pretrain_data}/wav.scp
+# - ${datadir}/${pretrain_data}/text
+# - ${datadir}/${pretrain_data}/segments ?
+# - ${datadir}/${train_data}/wav.scp
+# - ${datadir}/${train_data}/text
+# - ${datadir}/${train_data}/segments ?
+# - ${datadir}/${valid_set}/wav.scp
+# - ${datadir}/${valid_set}/text
+# - ${datadir}/${valid_set}/segments ?
+# - ${datadir}/${test_sets}/wav.scp ?
+# - ${datadir}/${test_sets}/text ?
+# - ${datadir}/${test_sets}/segments ?
+# - ${datadir}/${unlabelled_set}/wav.scp ?
+# - ${datadir}/${unlabelled_set}/segments ?
+# outputs:
+# - ${dump}/${pretrain_data}/text
+# - ${dump}/${train_data}/text
+# - ${dump}/${valid_set}/text
+# - ${dump}/${test_sets}/text ?
+# - ${dump}/${unlabelled_set}/utt2spk ?
+# logs: ["${logdir}/features_${feats_type}.*.log"]
+. "${template_dir}/utils/stage.sh"
+
+open_queue "${logdir}" "features_${feats_type}"
+# shellcheck disable=SC2086 # lists of names
+for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}" ${test_sets} ${unlabelled_set}); do
+    if ! has "${datadir}/${set}/wav.scp"; then
+        say "${datadir}/${set} is not part of this corpus: left out"
+        continue
+    fi
+    queue python -m espnet_ext.bin.make_features --in_dir "${datadir}/${set}" --out_dir "${dump}/${set}" \
+        --feats_type "${feats_type}" --fs "${fs}" --min_duration "${min_wav_duration}" \
+        --max_duration "${max_wav_duration}" --max_drop_fraction "${max_drop_fraction}" --nj "${nj}"
+done
+run_queue "${cpu_cmd}" --num_threads "${nj}"

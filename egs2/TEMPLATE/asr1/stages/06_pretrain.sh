@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# does: the starting model, supervised
+# scope: pretrain_${pretrain_tag}
+# options: [pretrain_config, pretrain_args, seed, init_param, token_type, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
+# uncounted: [ngpu, resume]
+# arguments: pretrain_args
+# inputs:
+# - ${token_list}
+# - ${dump}/${pretrain_data}/text
+# - ${dump}/${valid_set}/text
+# - ${stats_dir}/${pretrain_data}/feats_stats.npz
+# - ${stats_dir}/${pretrain_data}/speech_shape
+# - ${stats_dir}/${valid_set}/speech_shape
+# outputs:
+# - ${pretrain_exp}/config.yaml
+# - ${pretrain_exp}/train_summary.json
+# logs: ["${pretrain_exp}/train.log"]
+. "${template_dir}/utils/stage.sh"
+
+fresh "${pretrain_exp}"
+run "${train_cmd}" --gpu "${ngpu}" "${pretrain_exp}/train.log" \
+    python -m espnet_ext.bin.asr_train --config "$(config "${pretrain_config}")" --output_dir "${pretrain_exp}" \
+    --ngpu "${ngpu}" --seed "${seed}" --resume "${resume}" "${token_args[@]}" \
+    --train_data_dir "${dump}/${pretrain_data}" --valid_data_dir "${dump}/${valid_set}" \
+    --train_stats_dir "${stats_dir}/${pretrain_data}" --valid_stats_dir "${stats_dir}/${valid_set}" \
+    --normalize_conf "stats_file=${stats_dir}/${pretrain_data}/feats_stats.npz" \
+    ${init_param:+--init_param "${init_param}"} "$@"

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# does: the method, or its control (--method none, plain fine-tuning)
+# scope: ${method}_${tag}
+# options: [method, finetune_config, finetune_args, seed, token_type, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp]
+# uncounted: [ngpu, resume, tag]
+# arguments: finetune_args
+# inputs:
+# - ${pretrain_exp}/train_summary.json
+# - ${token_list}
+# - ${dump}/${train_data}/text
+# - ${dump}/${valid_set}/text
+# - ${stats_dir}/${train_data}/speech_shape
+# - ${stats_dir}/${valid_set}/speech_shape
+# outputs:
+# - ${finetune_exp}/config.yaml
+# - ${finetune_exp}/train_summary.json
+# logs: ["${finetune_exp}/train.log"]
+. "${template_dir}/utils/stage.sh"
+
+run "${cpu_cmd}" "${pretrain_exp}/export.log" \
+    python -m espnet_ext.bin.export_model --exp_dir "${pretrain_exp}" --nbest "${nbest}" --out_dir "${pretrain_exp}/export"
+
+fresh "${finetune_exp}"
+run "${train_cmd}" --gpu "${ngpu}" "${finetune_exp}/train.log" \
+    python -m espnet_ext.bin.asr_train --config "$(config "${finetune_config}")" --output_dir "${finetune_exp}" \
+    --ngpu "${ngpu}" --seed "${seed}" --resume "${resume}" "${token_args[@]}" \
+    --train_data_dir "${dump}/${train_data}" --valid_data_dir "${dump}/${valid_set}" \
+    --train_stats_dir "${stats_dir}/${train_data}" --valid_stats_dir "${stats_dir}/${valid_set}" \
+    --normalize_conf "stats_file=${stats_dir}/${pretrain_data}/feats_stats.npz" \
+    --init_param "${pretrain_exp}/export/model.pth" "$@"

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# does: all test sets and the development set, in every way of --decode_configs
+# scope: ${method}_${tag}
+# options: [pretrain_exp, finetune_exp, decode_configs, dump, valid_set, test_sets]
+# uncounted: [ngpu, inference_nj, logdir, method, tag]
+# inputs:
+# - ${pretrain_exp}/export/model.pth
+# - ${finetune_exp}/export/model.pth ?
+# - ${dump}/${valid_set}/text
+# - ${dump}/${test_sets}/text ?
+# outputs:
+# - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/text
+# - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
+# - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
+# - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
+# logs: ["${logdir}/decode_${method}_${tag}.*.log"]
+. "${template_dir}/utils/stage.sh"
+
+open_queue "${logdir}" "decode_${method}_${tag}"
+for exp in "${pretrain_exp}" "${finetune_exp}"; do
+    if ! has "${exp}/export/model.pth"; then
+        say "${exp} is not exported: left out"
+        continue
+    fi
+    for set in ${valid_set} ${test_sets}; do
+        if ! has "${dump}/${set}/text"; then
+            say "${dump}/${set} is not part of this corpus: left out"
+            continue
+        fi
+        for name in ${decode_configs}; do
+            queue python -m espnet_ext.bin.decode --model_dir "${exp}/export" --data_dir "${dump}/${set}" \
+                --config "$(config "conf/decode_${name}.yaml")" --out_dir "${exp}/decode_${name}/${set}" --ngpu "${ngpu}"
+        done
+    done
+done
+run_queue "${decode_cmd}" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"

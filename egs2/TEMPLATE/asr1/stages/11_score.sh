@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# does: word, character and sentence error rates, alignments
+# scope: ${method}_${tag}
+# options: [pretrain_exp, finetune_exp, decode_configs, dump, valid_set, test_sets]
+# uncounted: [logdir, method, tag]
+# inputs:
+# - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/text
+# - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
+# - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
+# - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
+# - ${dump}/${valid_set}/text
+# - ${dump}/${test_sets}/text ?
+# outputs:
+# - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/score/result.json
+# - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
+# - ${finetune_exp}/decode_${decode_configs}/${valid_set}/score/result.json ?
+# - ${finetune_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
+# logs: ["${logdir}/score_${method}_${tag}.*.log"]
+. "${template_dir}/utils/stage.sh"
+
+open_queue "${logdir}" "score_${method}_${tag}"
+for exp in "${pretrain_exp}" "${finetune_exp}"; do
+    for name in ${decode_configs}; do
+        for set in ${valid_set} ${test_sets}; do
+            folder=${exp}/decode_${name}/${set}
+            if ! has "${folder}/text"; then continue; fi
+            queue python -m espnet_ext.bin.score --ref "${dump}/${set}/text" --hyp "${folder}/text" --out_dir "${folder}/score"
+        done
+    done
+done
+run_queue "${cpu_cmd}"

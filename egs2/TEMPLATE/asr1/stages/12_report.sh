@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# does: all experiments side by side, in exp/report/RESULTS.md
+# scope: recipe
+# options: [expdir]
+# inputs:
+# - ${expdir}/*/decode_*/*/score/result.json
+# outputs:
+# - ${expdir}/report/RESULTS.md
+. "${template_dir}/utils/stage.sh"
+
+run python -m espnet_ext.bin.report --expdir "${expdir}" --out_dir "${expdir}/report"

@@ -1,0 +1,120 @@
+# shellcheck shell=bash
+# Sourced first by every stage script: strict mode, the back ends of cmd.sh, and the few verbs stages are made of.
+# Every command of a stage goes through `run` or `queue`, so that --dry_run can print it instead.
+set -euo pipefail
+set -f # options that are lists are split into words, never expanded to file names
+
+utils_dir=utils
+[ -d "${utils_dir}" ] || utils_dir=${template_dir}/utils
+for file in db.sh cmd.sh; do
+    [ -e "${file}" ] || file=${template_dir}/${file}
+    # shellcheck source=/dev/null
+    . "${file}"
+done
+
+child=
+stop_status=
+# A signal goes to the command that runs; the stage ends with that command's status (75: run me again).
+on_signal() {
+    stop_status=$1
+    if [ -n "${child}" ]; then kill -TERM "${child}" 2>/dev/null || true; fi
+}
+trap 'on_signal 143' TERM
+trap 'on_signal 130' INT
+
+# run COMMAND ARGUMENT...: run it, or print it in a dry run.
+run() {
+    local status=0
+    if [ "${dry_run}" = true ]; then
+        print_command "$@"
+        return 0
+    fi
+    if [ -n "${stop_status}" ]; then exit "${stop_status}"; fi
+    # In the background, because bash would answer a signal only after a command in the foreground.
+    "$@" &
+    child=$!
+    wait "${child}" || status=$?
+    while [ -n "${stop_status}" ] && kill -0 "${child}" 2>/dev/null; do
+        status=0
+        wait "${child}" || status=$?
+    done
+    child=
+    if [ "${status}" -eq 0 ] && [ -n "${stop_status}" ]; then exit "${stop_status}"; fi
+    return "${status}"
+}
+
+# The command so that it can be pasted into a shell.
+print_command() {
+    local word line=
+    for word; do
+        if [[ ${word} =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then line+=" ${word}"; else line+=" ${word@Q}"; fi
+    done
+    printf '%s\n' "${line# }"
+}
+
+say() { printf '%s\n' "$*"; }
+
+# queue COMMAND ARGUMENT...: one more job for the next run_queue.
+queue() {
+    queued=$((queued + 1))
+    if [ "${dry_run}" = true ]; then
+        printf '# job %d: ' "${queued}"
+        print_command "$@"
+        return 0
+    fi
+    mkdir -p "${queue_dir}"
+    printf '%s\0' "$@" >"${queue_dir}/${queued}"
+}
+
+# open_queue LOGDIR NAME: start a list of jobs; logs are LOGDIR/NAME.N.log, job N is kept in LOGDIR/NAME.jobs/N.
+open_queue() {
+    queued=0
+    queue_log=$1/$2
+    queue_dir=$1/$2.jobs
+    if [ "${dry_run}" != true ]; then rm -rf -- "${queue_dir}"; fi
+}
+
+# run_queue BACKEND [OPTION...]: run the queued jobs as one array.
+run_queue() {
+    if [ "${queued}" -eq 0 ]; then return 0; fi
+    run "$@" "JOB=1:${queued}" "${queue_log}.JOB.log" python -m espnet_ext.bin.run_row "${queue_dir}/JOB"
+}
+
+# has FILE: is it there? In a dry run, where earlier stages did not write it, the answer is yes.
+has() { [ "${dry_run}" = true ] || [ -e "$1" ]; }
+
+# config FILE: the recipe's own conf/x.yaml, else the template's.
+config() {
+    if [ -e "$1" ] || [ ! -e "${template_dir}/$1" ]; then
+        printf '%s\n' "$1"
+    else
+        realpath --relative-to=. "${template_dir}/$1"
+    fi
+}
+
+# unique WORD...: each word once, in order.
+unique() {
+    local word
+    local -A seen=()
+    for word; do
+        if [ -z "${seen[${word}]:-}" ]; then printf '%s\n' "${word}"; fi
+        seen[${word}]=1
+    done
+}
+
+# fresh DIR: a training that starts from the beginning must not find an older one's files; they are kept as DIR.oldN.
+fresh() {
+    local n=1
+    if [ "${resume}" = true ] || [ "${dry_run}" = true ] || [ ! -d "$1" ]; then return 0; fi
+    while [ -e "$1.old${n}" ]; do n=$((n + 1)); done
+    say "$1 holds a run with other options or inputs (or --force is given): kept as $1.old${n}"
+    run mv -- "$1" "$1.old${n}"
+}
+
+# Options that say what the tokens are, for collect_stats and for ESPnet tasks (which call every SentencePiece bpe).
+# shellcheck disable=SC2034  # used by the stages
+if [ "${token_type:-}" = char ]; then
+    token_args=(--token_type char --token_list "${token_list}")
+else
+    token_args=(--token_type bpe --token_list "${token_list:-}" --bpemodel "${bpemodel:-}")
+fi

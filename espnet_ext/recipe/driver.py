@@ -1,0 +1,221 @@
+"""The driver behind ``asr.sh``: which stages to run, in which state they are, how they end."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+from espnet_ext.errors import RUN_AGAIN, UserError
+from espnet_ext.recipe.execute import StageRun
+from espnet_ext.recipe.fingerprint import paths_of
+from espnet_ext.recipe.lock import locked
+from espnet_ext.recipe.options import Options, load_options
+from espnet_ext.recipe.provenance import provenance
+from espnet_ext.recipe.stages import Stage, load_stages, select_stages
+from espnet_ext.recipe.state import DONE, INTERRUPTED, PREEMPTED, StageState
+
+#: Definitions: of the template, and of the recipe if it has options of its own.
+OPTIONS_FILE = Path("conf/options.yaml")
+
+
+class Driver:
+    """One call of ``asr.sh`` in a recipe's folder (the working directory)."""
+
+    def __init__(self, template: Path, arguments: list[str]):
+        """Read the definitions and the command line.
+
+        Args:
+            template: the folder of ``asr.sh`` with ``conf/options.yaml`` and ``stages/``.
+            arguments: the command line.
+        """
+        self.template = template
+        self.arguments = arguments
+        files = [template / OPTIONS_FILE]
+        if OPTIONS_FILE.is_file() and not OPTIONS_FILE.samefile(files[0]):
+            files.append(OPTIONS_FILE)
+        self.options: Options = load_options(*files)
+        # run.sh says in this variable how it was called, so that what is printed can be typed again.
+        self.program = os.environ.get("recipe_program", "./asr.sh")
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Values of the options and what is derived from them."""
+        return self.options.values
+
+    def run(self) -> int:
+        """Do what the command line says; returns the exit status."""
+        if {"--help", "-h"} & set(self.arguments):
+            print(self.options.help(self.program), end="")
+            return 0
+        self.options.parse(self.arguments)
+        stages = load_stages(self.template / "stages")
+        if self.values["list"] == "true":
+            print_table(
+                [[str(stage.number), stage.name, stage.does] for stage in stages], ["#", "name", "does"]
+            )
+            return 0
+        self._check_plugins()
+        selected = select_stages(
+            stages, self.values["stage"], self.values["stop_stage"], self.values["skip_stages"]
+        )
+        if self.values["status"] == "true":
+            return self._print_status(stages)
+        self._check_back_end()
+        if self.values["dry_run"] == "true":
+            return self._dry_run(selected)
+        with locked([Path(self.values[name]) for name in ("datadir", "dumpdir", "expdir")]) as descriptors:
+            return self._run_stages(selected, stages, descriptors)
+
+    def config_file(self, name: str) -> str:
+        """The file behind the name of a configuration: the recipe's own, else the template's."""
+        fallback = self.template / name
+        return name if os.path.exists(name) or not fallback.exists() else os.path.relpath(fallback)
+
+    def _state(self, stage: Stage) -> StageState:
+        return StageState(stage, self.options, self.config_file)
+
+    def _check_plugins(self) -> None:
+        """A choice that a plug-in must bring, such as a method, is refused where the plug-in is absent."""
+        for option in self.options.table.values():
+            value = self.values[option.name]
+            if not option.plugins or value == option.default:
+                continue
+            found = {entry.name for entry in metadata.entry_points(group=option.plugins)}
+            if value not in found:
+                there = ", ".join(sorted({option.default, *found}))
+                raise UserError(
+                    f"--{option.name} {value}: not there yet. No installed package offers an entry point "
+                    f"{value!r} in the group {option.plugins!r}; there is: {there}"
+                )
+
+    def _check_back_end(self) -> None:
+        """Let cmd.sh refuse a back end before anything is run or written."""
+        cmd_sh = "./cmd.sh" if os.path.exists("cmd.sh") else str(self.template / "cmd.sh")
+        check = ["bash", "-euc", 'utils_dir=utils; . "$1"', "cmd.sh", cmd_sh]
+        found = subprocess.run(
+            check, env=self._environment(resume=False), stderr=subprocess.PIPE, text=True, check=False
+        )
+        if found.returncode:
+            raise UserError(
+                found.stderr.strip().removeprefix("error: ") or f"{cmd_sh} ended with {found.returncode}"
+            )
+
+    def _print_status(self, stages: list[Stage]) -> int:
+        rows = []
+        for stage in stages:
+            state = self._state(stage)
+            status = state.status()
+            rows.append([str(stage.number), stage.name, status.state, state.scope, status.why])
+        print_table(rows, ["#", "name", "state", "for", ""])
+        return 0
+
+    def _dry_run(self, selected: list[Stage]) -> int:
+        print(f"# in {shlex.quote(os.getcwd())}, after: . ./path.sh")
+        upstream = False
+        for stage in selected:
+            status = self._state(stage).status()
+            if status.state == DONE and not upstream and self.values["force"] != "true":
+                print(f"\n# {stage}: done, would be skipped")
+                continue
+            if status.state == DONE and self.values["force"] != "true":
+                print(f"\n# {stage}: done; would run if a stage before it changes its inputs")
+            else:
+                print(f"\n# {stage}: {stage.does}", flush=True)
+            upstream = True
+            code = StageRun(stage.file, self._words(stage), self._environment(resume=False), []).run()
+            if code:
+                raise UserError(f"{stage}: {stage.file} ended with status {code} in a dry run")
+        return 0
+
+    def _run_stages(self, selected: list[Stage], stages: list[Stage], descriptors: list[int]) -> int:
+        for stage in selected:
+            state = self._state(stage)
+            status = state.status()
+            if status.state == DONE and self.values["force"] != "true":
+                say(f"{stage}: done ({status.why}), nothing has changed: skipped (--force runs it again)")
+                continue
+            self._check_inputs(state, stages)
+            why = f" ({status.state}: {status.why})" if status.why else ""
+            say(f"{stage}: {stage.does}{why}")
+            code = self._run_stage(stage, state, descriptors)
+            if code:
+                return code
+        return 0
+
+    def _check_inputs(self, state: StageState, stages: list[Stage]) -> None:
+        missing = state.missing_inputs()
+        if not missing:
+            return
+        maker = next((other for other in stages if missing[0] in self._state(other).outputs), None)
+        if maker and maker is not state.stage:
+            hint = f"it is written by {maker}: run it first (--stage {maker.name} --stop_stage {maker.name})"
+        else:
+            hint = "check the options (--help) and the path"
+        raise UserError(f"{state.stage} needs {missing[0]}, which does not exist; {hint}")
+
+    def _run_stage(self, stage: Stage, state: StageState, descriptors: list[int]) -> int:
+        resume = self.values.get("resume", "auto")
+        go_on = state.can_resume() if resume == "auto" else resume == "true"
+        facts = provenance()
+        record = state.begin(shlex.join([self.program, *self.arguments]), facts)
+        run = StageRun(stage.file, self._words(stage), self._environment(go_on), descriptors)
+        start = time.time()
+        code = run.run()
+        missing = state.missing_outputs() if code == 0 else []
+        if missing:
+            print(f"error: {stage} ended well but did not write {missing[0]}", file=sys.stderr)
+            code = 1
+        logs = self._logs(stage, start)
+        result = state.finish(record, code, bool(run.signals), logs)
+        if result == DONE:
+            say(f"{stage}: done in {record['seconds']:.0f} s")
+            if run.signals:  # it was faster than the signal; the stages after it still do not run
+                return 128 + run.signals[0]
+            return 0
+        self._explain(stage, code, result, logs)
+        return 128 + run.signals[0] if result == INTERRUPTED else code
+
+    def _explain(self, stage: Stage, code: int, result: str, logs: list[str]) -> None:
+        again = shlex.join([self.program, *self.arguments])
+        if result == PREEMPTED:
+            text = (
+                f"{stage} was preempted (status {RUN_AGAIN}); the same command goes on from there:\n  {again}"
+            )
+        elif result == INTERRUPTED:
+            text = f"{stage} was interrupted; what is done stays done, the same command goes on:\n  {again}"
+        else:
+            text = f"{stage} failed with status {code}\n"
+            text += "".join(f"  log: {log}\n" for log in logs[:5])
+            text += f"  run it again (what is done is skipped): {again}"
+        print(f"error: {text}" if result not in (PREEMPTED, INTERRUPTED) else text, file=sys.stderr)
+
+    def _logs(self, stage: Stage, since: float) -> list[str]:
+        """Logs of a stage that were written in this run, the latest first."""
+        found = []
+        for path in paths_of(stage.logs, self.values, self.options.lists):
+            if os.path.exists(path) and os.stat(path).st_mtime >= since - 1:
+                found.append((os.stat(path).st_mtime, path))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _words(self, stage: Stage) -> list[str]:
+        return shlex.split(self.values[stage.arguments]) if stage.arguments else []
+
+    def _environment(self, resume: bool) -> dict[str, str]:
+        """Environment of a stage script: all options, and ``resume`` as the decision for this run."""
+        own = {"template_dir": str(self.template), "resume": "true" if resume else "false"}
+        return {**os.environ, **self.values, **own}
+
+
+def say(text: str) -> None:
+    """One line of the driver's own, with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def print_table(rows: list[list[str]], titles: list[str]) -> None:
+    """Print columns that line up."""
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    for row in [titles, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,55 @@
+"""One driver at a time in the folders a recipe writes to."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from espnet_ext.errors import UserError
+
+NAME = ".recipe.lock"
+
+
+@contextlib.contextmanager
+def locked(folders: list[Path]) -> Iterator[list[int]]:
+    """Hold the lock of every folder; yields the descriptors, for child processes to inherit.
+
+    The kernel drops a lock when the last process that inherited it is gone, so a killed driver leaves none
+    behind, and jobs that outlive their driver still hold it. A folder that cannot be written needs no lock.
+
+    Raises:
+        UserError: another driver (the message says which) works in one of the folders.
+    """
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for folder in dict.fromkeys(folder.resolve() for folder in folders):
+            descriptor = _open(folder)
+            if descriptor is None:
+                continue
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or "another process"
+                raise UserError(
+                    f"{folder} is in use by {holder}. Wait for it, end it, or give this run folders of its "
+                    "own (--expdir, --dumpdir, --datadir)"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            descriptors.append(descriptor)
+        yield descriptors
+
+
+def _open(folder: Path) -> int | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        return None
+    except OSError as error:
+        if error.errno == 30:  # read-only file system
+            return None
+        raise

@@ -1,0 +1,115 @@
+"""Stages: files ``NN_name.sh`` whose leading comment is a YAML header that says what they read and write.
+
+Header fields: ``does`` (a line for the table), ``scope`` (``recipe``, or what the stage is done for, such as
+the experiment ``pretrain_${tag}``), ``options`` (those that decide the result), ``uncounted`` (those that do
+not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), ``inputs``, ``outputs`` and
+``logs`` (paths; a trailing `` ?`` marks one that may be absent).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from espnet_ext.errors import UserError
+from espnet_ext.recipe.options import nearest
+
+_FILE = re.compile(r"(\d\d)_([a-z][a-z0-9_]*)\.sh\Z")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as its file describes it; paths are templates."""
+
+    number: int
+    name: str
+    file: Path
+    does: str
+    scope: str = "recipe"
+    options: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
+    arguments: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"stage {self.number} {self.name}"
+
+    def code(self) -> str:
+        """The script without comments and blank lines: what decides about the result."""
+        lines = self.file.read_text(encoding="utf-8").splitlines()
+        return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def load_stages(folder: Path) -> list[Stage]:
+    """Read all stage files of a folder, in the order of their numbers.
+
+    Raises:
+        UserError: no stages, a header that is missing or wrong, a number or a name that occurs twice.
+    """
+    stages = [_load(file, match) for file in sorted(folder.glob("*.sh")) if (match := _FILE.match(file.name))]
+    if not stages:
+        raise UserError(f"{folder}: no stage files NN_name.sh here")
+    for what in ("number", "name"):
+        seen: dict = {}
+        for stage in stages:
+            other = seen.setdefault(getattr(stage, what), stage)
+            if other is not stage:
+                raise UserError(f"{stage.file.name} and {other.file.name} have the same {what}")
+    return stages
+
+
+def _load(file: Path, match: re.Match) -> Stage:
+    lines = file.read_text(encoding="utf-8").splitlines()[1:]
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(line[2:])
+    try:
+        fields = yaml.safe_load("\n".join(header))
+        for key in ("options", "uncounted", "inputs", "outputs", "logs"):
+            fields[key] = tuple(fields.get(key) or ())
+        return Stage(number=int(match[1]), name=match[2], file=file, **fields)
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file}: its leading comment is no stage header (see recipe/stages.py): {error}"
+        ) from None
+
+
+def find_stage(word: str, stages: list[Stage]) -> Stage:
+    """The stage of a number or a name.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    for stage in stages:
+        if word == stage.name or (word.isascii() and word.isdigit() and int(word) == stage.number):
+            return stage
+    if word.isascii() and word.isdigit():
+        raise UserError(
+            f"there is no stage {word}: they go from {stages[0].number} to {stages[-1].number} (--list)"
+        )
+    close = nearest(word, [stage.name for stage in stages])
+    raise UserError(f"there is no stage {word!r}: did you mean {close}? --list shows all")
+
+
+def select_stages(stages: list[Stage], start: str, stop: str, skip: str) -> list[Stage]:
+    """The stages from ``start`` to ``stop`` (numbers or names, empty: all) without those in ``skip``.
+
+    Raises:
+        UserError: an unknown stage, or an empty range. A stop beyond the last stage means the last one.
+    """
+    first = find_stage(start, stages) if start else stages[0]
+    beyond = stop.isascii() and stop.isdigit() and int(stop) > stages[-1].number
+    last = find_stage(stop, stages) if stop and not beyond else stages[-1]
+    if first.number > last.number:
+        raise UserError(f"--stage {start} comes after --stop_stage {stop}: nothing to run")
+    skipped = {find_stage(word, stages).number for word in skip.replace(",", " ").split()}
+    return [
+        stage
+        for stage in stages
+        if first.number <= stage.number <= last.number and stage.number not in skipped
+    ]
