@@ -1,5 +1,6 @@
 """Audio files in and out, through libsndfile. No file name ever reaches a shell or another program."""
 
+import io
 import os
 import struct
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
     return soxr.resample(to_float(samples), rate, target, quality="HQ")
 
 
-def write_audio(path: Path, samples: np.ndarray, rate: int) -> None:
-    """Write mono samples as 16-bit FLAC or WAV, whichever the name's suffix says."""
-    soundfile.write(path, to_int16(samples), rate, subtype="PCM_16")
+def write_flac(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write mono samples (T,), or several channels (T, C), as 16-bit FLAC."""
+    # Encoded in memory first: libsndfile does not report a disk that is full when it closes a file.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, to_int16(samples), rate, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getbuffer())

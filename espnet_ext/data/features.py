@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_ext.data.audio import Audio, resample, to_int16, write_audio
+from espnet_ext.data.audio import Audio, resample, to_int16, write_flac
 from espnet_ext.data.drops import Drops
 from espnet_ext.data.fbank import MELS, fbank
 from espnet_ext.data.kaldi import DataDir, write_speakers, write_table
-from espnet_ext.data.outdir import check_out_dir
+from espnet_ext.data.outdir import output_dir
 from espnet_ext.data.pool import ordered_map
 from espnet_ext.data.recordings import Recording, Utterance, read_recording, work_list
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_dir
 
 FEATS_TYPES = ("raw", "fbank")
 #: What to do with several channels: refuse them, average them, or take the first.
@@ -66,7 +65,6 @@ def make_features(in_dir: Path, out_dir: Path, options: Options) -> str:
     Raises:
         UserError: bad input, or more utterances dropped than ``max_drop_fraction``.
     """
-    check_out_dir(out_dir, "feats_type", in_dir)
     data = DataDir(in_dir)
     drops = Drops(str(in_dir))
     if data.text:
@@ -75,7 +73,7 @@ def make_features(in_dir: Path, out_dir: Path, options: Options) -> str:
                 drops.add(name, "empty transcript", data.text.where(name))
     work = list(enumerate(work_list(data)))
     total, scp, lengths = Part(), {}, {}
-    with atomic_dir(out_dir) as temporary:
+    with output_dir(out_dir, "feats_type", in_dir) as temporary:
         function = partial(_make_part, folder=temporary, final=out_dir, options=options)
         for part in ordered_map(function, work, options.nj, f"features {in_dir}"):
             for name, reason, where in part.drops:
@@ -121,7 +119,7 @@ def _make_part(work: tuple[int, list[Recording]], folder: Path, final: Path, opt
         for recording, utterance, audio, samples in kept:
             value = recording.path
             if samples is not audio.samples or not audio.plain:
-                value = _write_flac(folder, final, utterance.index, samples, options.fs)
+                value = _write_utterance(folder, final, utterance.index, samples, options.fs)
             part.rows.append((utterance.name, value, len(samples)))
     else:
         _write_archive(folder, final, number, kept, options.fs, part)
@@ -166,11 +164,11 @@ def _one_channel(samples: np.ndarray, recording: Recording, how: str, part: Part
     return samples.mean(axis=1, dtype=np.float32) / np.float32(32768 if samples.dtype == np.int16 else 1)
 
 
-def _write_flac(folder: Path, final: Path, index: int, samples: np.ndarray, rate: int) -> str:
+def _write_utterance(folder: Path, final: Path, index: int, samples: np.ndarray, rate: int) -> str:
     """Write an utterance; return its path after the folder's renaming. A thousand files a folder."""
     relative = Path("audio") / f"{index // 1000:04d}" / f"{index:07d}.flac"
     (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-    write_audio(folder / relative, samples.reshape(len(samples)), rate)
+    write_flac(folder / relative, samples.reshape(len(samples)), rate)
     return str(final / relative)
 
 

@@ -166,7 +166,7 @@ class DataDir:
             self.text = read_table(self.path / "text", value="transcript", empty_values=True)
         audio = self.segments_table or self.wav
         for other in filter(None, (self.text, self.utt2spk)):
-            _check_same_ids(other, audio, has_audio=True)
+            _check_same_ids(other, audio)
         if (self.path / "spk2utt").exists():
             self._check_spk2utt()
 
@@ -229,7 +229,7 @@ def _parse_segment(where: str, value: str) -> Segment:
     return Segment(recording, start, None if end == -1 else end)
 
 
-def _check_same_ids(table: Table, audio: Table, has_audio: bool) -> None:
+def _check_same_ids(table: Table, audio: Table) -> None:
     if table.rows.keys() == audio.rows.keys():
         return
     for one, other in ((table, audio), (audio, table)):

@@ -1,21 +1,40 @@
-"""A stage replaces its output directory as a whole; this makes sure that it is one of its own."""
+"""The output directory of a stage: written beside its place, and put there whole or not at all."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_dir
 
 
-def check_out_dir(out_dir: Path, marker: str, *inputs: Path) -> None:
-    """Refuse to replace a directory that this stage did not write, or that it reads from.
+@contextlib.contextmanager
+def output_dir(out_dir: Path, marker: str, *inputs: Path) -> Iterator[Path]:
+    """Yield a directory to fill, which replaces ``out_dir`` at the end if all went well.
 
     Args:
         out_dir: the directory to be replaced.
-        marker: a file that every directory written by the stage holds.
+        marker: a file that every directory written by this stage holds.
         inputs: directories that the stage reads.
 
     Raises:
-        UserError: ``out_dir`` holds something else.
+        UserError: ``out_dir`` holds something that this stage did not write, or the disk is full.
     """
+    _check(out_dir, marker, inputs)
+    try:
+        with atomic_dir(out_dir) as temporary:
+            yield temporary
+    except OSError as error:
+        # An error while writing has no file name (a full disk, a quota); others name the file themselves.
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise UserError(
+            f"{out_dir}: cannot be written: {error.strerror}; nothing was left behind, "
+            "make room and run the stage again"
+        ) from None
+
+
+def _check(out_dir: Path, marker: str, inputs: tuple[Path, ...]) -> None:
     for source in inputs:
         if out_dir.resolve() in (source.resolve(), *source.resolve().parents):
             raise UserError(f"--out_dir {out_dir} would replace the input {source}; name another directory")

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_ext.data.audio import to_float, write_audio
+from espnet_ext.data.audio import to_float, write_flac
 from espnet_ext.data.kaldi import DataDir, write_speakers, write_table
-from espnet_ext.data.outdir import check_out_dir
+from espnet_ext.data.outdir import output_dir
 from espnet_ext.data.pool import ordered_map
 from espnet_ext.data.recordings import Recording, read_recording, work_list
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_dir
 
 #: Marks a directory as written by this stage.
 MARKER = "speeds"
@@ -61,7 +60,6 @@ def perturb(in_dir: Path, out_dir: Path, speeds: list[float], nj: int) -> str:
     Raises:
         UserError: bad input or speeds, or sox is missing.
     """
-    check_out_dir(out_dir, MARKER, in_dir)
     _check_speeds(speeds)
     data = DataDir(in_dir)
     wav, text, utt2spk = {}, {}, {}
@@ -76,7 +74,7 @@ def perturb(in_dir: Path, out_dir: Path, speeds: list[float], nj: int) -> str:
             if data.text:
                 text[new] = data.text.rows[name]
     work = [(speed, part) for speed in speeds for part in work_list(data)]
-    with atomic_dir(out_dir) as temporary:
+    with output_dir(out_dir, MARKER, in_dir) as temporary:
         function = partial(_perturb_part, folder=temporary, final=out_dir)
         for rows in ordered_map(function, work, nj, f"speed {in_dir}"):
             wav.update(rows)
@@ -128,6 +126,6 @@ def _perturb_part(work: tuple[float, list[Recording]], folder: Path, final: Path
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             if speed != 1.0 and len(samples):
                 samples = change_speed(samples, audio.rate, speed)
-            write_audio(folder / relative, samples, audio.rate)
+            write_flac(folder / relative, samples, audio.rate)
             rows[prefix(speed) + utterance.name] = str(final / relative)
     return rows

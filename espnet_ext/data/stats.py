@@ -16,11 +16,10 @@ from espnet_ext.data.fbank import MELS
 from espnet_ext.data.kaldi import Table, read_table, write_table
 from espnet_ext.data.lengths import ctc_frames_needed, encoder_frames
 from espnet_ext.data.logmel import LogMel
-from espnet_ext.data.outdir import check_out_dir
+from espnet_ext.data.outdir import output_dir
 from espnet_ext.data.pool import ordered_map, parts
 from espnet_ext.data.tokens import Tokenizer, outside_report
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_dir
 
 _PART = 100
 
@@ -83,7 +82,6 @@ def collect_stats(
     Raises:
         UserError: bad input, too many utterances that CTC cannot align, or too much text without tokens.
     """
-    check_out_dir(out_dir, "speech_shape", data_dir)
     raw = not (data_dir / "feats.scp").exists()
     lengths = _read_lengths(data_dir / ("utt2num_samples" if raw else "utt2num_frames"))
     scp = read_table(data_dir / ("wav.scp" if raw else "feats.scp"), value="path")
@@ -101,7 +99,7 @@ def collect_stats(
     tokens, notes = _count_tokens(data_dir, tokenizer, frames, model.input_layer, drops, options)
     drops.check(len(scp.rows), options.max_drop_fraction)
     kept = [key for key in scp.rows if key not in drops]
-    with atomic_dir(out_dir) as temporary:
+    with output_dir(out_dir, "speech_shape", data_dir) as temporary:
         write_table(
             temporary / "speech_shape",
             {key: lengths[key] if raw else f"{lengths[key]},{MELS}" for key in kept},

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_ext.data.kaldi import Table, read_table
-from espnet_ext.data.outdir import check_out_dir
+from espnet_ext.data.outdir import output_dir
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_dir, read_lines
+from espnet_ext.files import read_lines
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
@@ -93,13 +93,12 @@ def make_tokens(texts: list[Path], out_dir: Path, token_type: str, size: int, ch
     Raises:
         UserError: an unreadable text, or a size the text does not allow.
     """
-    check_out_dir(out_dir, TOKENS_FILE)
     tables = [read_table(path, empty_values=True, value="sentence") for path in texts]
     checked = [read_table(path, empty_values=True, value="sentence") for path in check]
     sentences = [" ".join(row.split()) for table in tables for row in table.rows.values() if row]
     if not sentences:
         raise UserError(f"{texts[0]}: all sentences are empty; there is nothing to learn tokens from")
-    with atomic_dir(out_dir) as temporary:
+    with output_dir(out_dir, TOKENS_FILE, *(path.parent for path in texts)) as temporary:
         if token_type == "char":
             tokens = _characters(sentences)
         else:

@@ -1,0 +1,92 @@
+"""A full disk and an interrupted stage leave nothing that looks finished."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _environment() -> dict:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def _command(corpus, out, nj=1, command="make_features") -> list[str]:
+    corpus.write()
+    module = [sys.executable, "-m", f"espnet_ext.bin.{command}"]
+    return [*module, "--in_dir", str(corpus.path), "--out_dir", str(out), "--nj", str(nj)]
+
+
+def _fill(corpus, count: int, seconds: float = 1.0) -> None:
+    for number in range(count):
+        corpus.add(f"more-{number:03d}", corpus.tone(seconds, 8000, seed=number), 8000)
+
+
+@pytest.mark.parametrize("nj", [1, 2])
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_file_size_limit(corpus, tmp_path, feats_type, nj):
+    _fill(corpus, 90, 0.4)
+    done = subprocess.run(
+        [*_command(corpus, "dump/x", nj), "--feats_type", feats_type],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+        capture_output=True,
+        text=True,
+        env=_environment(),
+    )
+    assert done.returncode == 1 and "error: dump/x: cannot be written: File too large" in done.stderr, (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr and list((tmp_path / "dump").iterdir()) == []
+
+
+@pytest.mark.parametrize("nj", [1, 2])
+def test_full_disk(corpus, tmp_path, nj):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "none", disk], capture_output=True
+    ).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        _fill(corpus, 90)
+        done = subprocess.run(
+            _command(corpus, disk / "x", nj), capture_output=True, text=True, env=_environment()
+        )
+        assert done.returncode == 1 and "x: cannot be written: No space left on device" in done.stderr, (
+            done.stderr
+        )
+        assert "Traceback" not in done.stderr and list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted(corpus, tmp_path, how):
+    _fill(corpus, 200, 2.0)
+    process = subprocess.Popen(
+        _command(corpus, "dump/x", 2), env=_environment(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("dump/.x*/x/audio/0000/*")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(how)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), error
+    assert "Traceback" not in error
+    assert not (tmp_path / "dump" / "x").exists()
+    if how == signal.SIGINT:
+        assert list((tmp_path / "dump").iterdir()) == []
+    else:
+        # The workers end with their parent: what they were writing does not grow any more.
+        time.sleep(0.3)
+        count = len(list(tmp_path.glob("dump/.x*/x/audio/0000/*")))
+        time.sleep(0.3)
+        assert len(list(tmp_path.glob("dump/.x*/x/audio/0000/*"))) == count < 200
+    subprocess.run(_command(corpus, "dump/x"), env=_environment(), check=True, capture_output=True)
+    assert (tmp_path / "dump" / "x" / "feats_type").exists()
