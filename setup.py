@@ -1,4 +1,9 @@
-"""Package metadata of espnet_ext; `make setup` installs it, with the exact versions of tools/requirements.txt."""
+"""Package metadata of espnet_ext.
+
+`make setup` installs the package with the exact versions of tools/requirements.txt; what stands here is what
+another environment must provide. ESPnet, torch and torchaudio are exact: espnet_ext relies on ESPnet's inside,
+and torchaudio loads only beside the torch it was built with.
+"""
 
 from setuptools import find_packages, setup
 
@@ -6,8 +11,32 @@ setup(
     name="espnet_ext",
     version="0.1.0",
     description="ESPnet recipes that train speech recognisers beyond plain supervised training",
+    long_description="See README.md.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["espnet_ext", "espnet_ext.*"]),
+    package_data={"espnet_ext": ["**/*.yaml"]},
+    install_requires=[
+        "espnet==202511",
+        "torch==2.11.0",
+        "torchaudio==2.11.0",
+        "jiwer>=4.0",
+        "kaldialign>=0.9",
+        "kaldiio>=2.18",
+        "matplotlib>=3.8",
+        "numpy>=2.0",
+        "pyyaml>=6.0",
+        "scipy>=1.11",
+        "sentencepiece>=0.2.0",
+        "soundfile>=0.12",
+        "soxr>=0.3",
+        "tensorboard>=2.15",
+        "torch_complex>=0.4.4",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "huggingface": ["transformers>=5.0", "safetensors>=0.4"],
+        "test": ["pytest>=8.0", "ruff>=0.12"],
+    },
     entry_points={"espnet_ext.tasks": ["asr = espnet_ext.asr.task:ASRTask"]},
 )

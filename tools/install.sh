@@ -2,7 +2,7 @@
 # `make setup`: system packages, then the Python environment tools/venv with the versions of tools/requirements.txt.
 #
 # All checks come before the first change. tools/venv/.finished is written last and says what was installed: without
-# it nothing takes the environment for complete, and the next run builds it anew. Downloads stay in pip's cache.
+# it nothing takes the environment for complete. The next run then goes on with the packages that are not there yet.
 #
 #   PYTHON=/path/to/python3.11    the Python to build tools/venv with (default: the first on PATH that fits)
 #   ESPNET_EXT_OWN_PYTHON=1       no tools/venv: the `python` on PATH has the packages (see tools/activate_python.sh)
@@ -12,10 +12,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=tools/venv
-readonly finished=${venv}/.finished
+readonly started=${venv}/.started finished=${venv}/.finished
 readonly requirements=tools/requirements.txt
 readonly log=tools/setup.log
-readonly venv_gb=6 cache_gb=3                            # a new environment; pip's cache of its downloads
+readonly needed_gb=7 # a new environment, and its largest download
+# Installed one at a time, so that an interrupted setup keeps them.
+readonly large='^(torch|triton|nvidia-(cublas|cudnn|cu(fft|solver|sparse)|nccl|nvshmem).*)=='
 readonly system_packages=(sox espeak-ng sctk shellcheck) # each is also the name of a program
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -35,7 +37,7 @@ pick_python() { # sets python and python_version; a Python that was asked for is
     case ${python_version} in 3.11 | 3.12) return ;; esac
     found+="${python} is ${python_version}; "
   done
-  die "this needs Python 3.11 (3.12 is allowed but untested). ${found:-None of ${candidates[*]} runs. }Ways to get it:" \
+  die "this needs Python 3.11 (3.12 is allowed but untested). ${found:-None of these runs: ${candidates[*]}. }Get it:" \
     "Debian 12     apt-get install python3.11 python3.11-venv" \
     "Ubuntu        add-apt-repository ppa:deadsnakes/ppa && apt-get install python3.11 python3.11-venv" \
     "anywhere      uv python install 3.11, or pyenv install 3.11, or conda create -n py311 python=3.11" \
@@ -48,24 +50,23 @@ check_system_packages() { # sets missing; stops here where they cannot be instal
   for package in "${system_packages[@]}"; do
     command -v "${package}" >/dev/null || missing+=("${package}")
   done
+  if [ ${#missing[@]} != 0 ] && [ "${ESPNET_EXT_SKIP_SYSTEM:-0}" = 1 ]; then
+    say "going on without ${missing[*]} (ESPNET_EXT_SKIP_SYSTEM=1)"
+    missing=()
+  fi
   if [ "${own_python}" = 0 ] && ! "${python}" -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=("python${python_version}-venv") # Debian keeps these two modules in a package of their own
   fi
   if [ ${#missing[@]} = 0 ]; then return; fi
-  if [ "${ESPNET_EXT_SKIP_SYSTEM:-0}" = 1 ]; then
-    say "going on without ${missing[*]} (ESPNET_EXT_SKIP_SYSTEM=1)"
-    missing=()
-    return
-  fi
   command="apt-get install --yes --no-install-recommends ${missing[*]}"
   if ! command -v apt-get >/dev/null; then
     die "missing: ${missing[*]}, and there is no apt-get here to install them with; nothing was changed." \
       "Install them with this machine's package manager and run make setup again," \
-      "or go on without them: ESPNET_EXT_SKIP_SYSTEM=1 make setup"
+      "or go on without the programs: ESPNET_EXT_SKIP_SYSTEM=1 make setup"
   elif [ "$(id -u)" != 0 ]; then
     die "missing: ${missing[*]}; nothing was changed. Run this, then make setup again:" \
       "sudo apt-get update && sudo ${command}" \
-      "or go on without them: ESPNET_EXT_SKIP_SYSTEM=1 make setup"
+      "or go on without the programs: ESPNET_EXT_SKIP_SYSTEM=1 make setup"
   fi
 }
 
@@ -75,17 +76,11 @@ free_gb() { # of the file system that a path is on, or will be on
   df --output=avail --block-size=1G "${path}" | tail -n 1 | tr -d ' '
 }
 
-check_disk() { # sets pip_options
-  local have cache=${PIP_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/pip} need=$((venv_gb + cache_gb))
-  pip_options=(--no-deps --no-build-isolation --disable-pip-version-check --no-input --progress-bar off)
+check_disk() {
+  local have
   have=$(free_gb "${venv}")
-  if [ "${have}" -lt "${need}" ]; then
-    die "not enough space: ${have} GB are free in $(pwd)/tools, and ${need} GB are needed" \
-      "(${venv_gb} GB for the environment, ${cache_gb} GB for files that are removed afterwards). Nothing was changed."
-  fi
-  if [ "$(free_gb "${cache}")" -lt "${cache_gb}" ]; then
-    say "less than ${cache_gb} GB are free for pip's cache ${cache}: an interrupted setup will download again"
-    pip_options+=(--no-cache-dir)
+  if [ "${have}" -lt "${needed_gb}" ] && [ ! -e "${started}" ]; then
+    die "not enough space: ${have} GB are free in $(pwd)/tools, ${needed_gb} GB are needed; nothing was changed."
   fi
 }
 
@@ -99,44 +94,55 @@ install_system_packages() {
   say "installing the system packages ${missing[*]}"
   { DEBIAN_FRONTEND=noninteractive apt-get update &&
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"; } >"${log}" 2>&1 ||
-    show_log_and_die "apt-get failed. No network? On Ubuntu sctk is in the component universe: add-apt-repository universe"
+    show_log_and_die "apt-get failed. No network? On Ubuntu, sctk needs: add-apt-repository universe"
 }
 
-run_pip() { # installs; of pip's many lines those are shown that a person waits for
-  "${venv}/bin/python" -m pip install "${pip_options[@]}" "$@" 2>&1 | tee -a "${log}" |
-    awk '/^ERROR|No space left/ { print "setup:   " $0 }
-         /(Downloading|Using cached) .*[.]whl [(][0-9.]+ MB[)]/ && substr($(NF - 1), 2) + 0 > 50 {
-           print "setup:   " ($1 == "Using" ? "from the cache:" : "downloading"), $(NF - 2), $(NF - 1), $NF }
-         /^Installing collected packages/ { print "setup:   unpacking" } { fflush() }' ||
-    show_log_and_die "pip failed; run make setup again to go on: what was downloaded is not downloaded twice." \
+run_pip() {
+  "${venv}/bin/python" -m pip install --no-deps --no-build-isolation --disable-pip-version-check --no-input \
+    --progress-bar off "$@" >>"${log}" 2>&1 ||
+    show_log_and_die "pip failed; run make setup again to go on: packages that are complete are kept." \
       "No network, or a proxy?  export HTTPS_PROXY=...; a mirror of PyPI: export PIP_INDEX_URL=..." \
       "No space?                free some here: $(pwd)/tools, or for temporary files: export TMPDIR=/another/disk"
 }
 
-wanted() { # what .finished says when nothing is left to do
-  printf 'python %s\ndirectory %s\n' "${python_version}" "$(pwd -P)"
-  sha256sum "${requirements}" setup.py
-}
+environment() { printf 'python %s\ndirectory %s\n' "${python_version}" "$(pwd -P)"; }
+wanted() { environment && sha256sum "${requirements}" setup.py; } # what .finished says when nothing is left to do
 
-install_packages() {
-  if [ ! -e "${finished}" ] || ! diff -q <(wanted | head -n 2) <(head -n 2 "${finished}") >/dev/null; then
+create_or_keep_venv() {
+  if diff -q <(environment) "${started}" >/dev/null 2>&1 && "${venv}/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "going on with ${venv}"
+    # A package whose unpacking was interrupted has no RECORD yet; pip must not take it for complete.
+    find "${venv}"/lib/python*/site-packages -maxdepth 1 -name '*.dist-info' ! -exec test -e '{}/RECORD' ';' \
+      -exec rm -rf '{}' +
+  else
     say "creating ${venv} with Python ${python_version}: about 3 GB of downloads, 6 GB on disk"
     rm -rf "${venv}"
     "${python}" -m venv "${venv}"
-  else
-    say "bringing ${venv} up to date"
+    environment >"${started}"
   fi
-  rm -f "${finished}"
+}
+
+install_packages() {
+  local build_tools large_packages package number=0
+  create_or_keep_venv
+  rm -rf "${finished}" "${venv}/tmp"
   if [ -z "${TMPDIR:-}" ]; then # /tmp is small, or memory, on many machines
-    mkdir -p "${venv}/tmp"
+    mkdir "${venv}/tmp"
     export TMPDIR=${PWD}/${venv}/tmp
   fi
   : >"${log}"
-  grep -E '^(pip|setuptools)==' "${requirements}" >"${venv}/build_tools.txt"
-  run_pip -r "${venv}/build_tools.txt" # first, since they build those packages that have no wheel
+  mapfile -t build_tools < <(grep -E '^(pip|setuptools)==' "${requirements}")
+  run_pip "${build_tools[@]}" # first, since they build those packages that have no wheel
+  mapfile -t large_packages < <(grep -E "${large}" "${requirements}")
+  for package in "${large_packages[@]}"; do
+    number=$((number + 1))
+    say "  ${number}/$((${#large_packages[@]} + 1)) ${package}"
+    run_pip "${package}"
+  done
+  say "  $((number + 1))/$((number + 1)) all other packages"
   run_pip -r "${requirements}"
   run_pip --editable .
-  rm -rf "${venv}/tmp" "${venv}/build_tools.txt"
+  rm -rf "${venv}/tmp"
   wanted >"${finished}.new"
   mv "${finished}.new" "${finished}"
 }
