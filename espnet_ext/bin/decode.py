@@ -17,12 +17,16 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_dir", type=Path, required=True, help="exported model (stage 9)")
     parser.add_argument("--data_dir", type=Path, required=True, help="dumped set (stage 3)")
     parser.add_argument("--config", type=Path, required=True, help="YAML: method and its options")
-    parser.add_argument("--out_dir", type=Path, required=True, help="where text, token, score, decode.json go")
+    parser.add_argument(
+        "--out_dir", type=Path, required=True, help="where text, token, scores, decode.json go"
+    )
     parser.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="decode on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--job", type=int, default=1, help="which part of the set to decode, from 1")
     parser.add_argument("--num_jobs", type=int, default=1, help="number of parts; merge them with --merge")
-    parser.add_argument("--merge", action="store_true", help="put the --num_jobs decoded parts together, and end")
+    parser.add_argument(
+        "--merge", action="store_true", help="put the --num_jobs decoded parts together, and end"
+    )
     return parser
 
 
@@ -56,7 +60,7 @@ def decode(args: argparse.Namespace, argv: list[str]) -> None:
     from espnet_ext.decode.output import part_dir, summarise, write_results
     from espnet_ext.decode.recogniser import Recogniser, TokenText
     from espnet_ext.decode.source import Source
-    from espnet_ext.report.versions import versions
+    from espnet_ext.recipe.provenance import provenance
 
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: torch sees no GPU here; decode with --ngpu 0")
@@ -76,7 +80,9 @@ def decode(args: argparse.Namespace, argv: list[str]) -> None:
             yield from zip(batch, in_halves(batch, recognise), strict=True)
 
     loaded = time.monotonic()
-    found = {each.name: hypotheses for each, hypotheses in progress(everything(), len(utterances), "decode", "utt")}
+    found = {
+        each.name: hypotheses for each, hypotheses in progress(everything(), len(utterances), "decode", "utt")
+    }
     done = time.monotonic()
     summary = {
         **summarise(found, sum(each.seconds for each in utterances), loaded - start, done - loaded),
@@ -88,7 +94,7 @@ def decode(args: argparse.Namespace, argv: list[str]) -> None:
         "threads": args.threads,
         "jobs": 1,
         "command": shlex.join(["python", "-m", "espnet_ext.bin.decode", *argv]),
-        "versions": versions(),
+        **provenance(),
     }
     out_dir = args.out_dir if args.num_jobs == 1 else part_dir(args.out_dir, args.job, args.num_jobs)
     write_results(out_dir, found, text, options.nbest, summary)

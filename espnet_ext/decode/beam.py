@@ -150,7 +150,9 @@ class _Search:
         totals, index = candidates.topk(min(self.options.beam_size, candidates.size(1)), dim=-1)
         return index // total.size(-1), index % total.size(-1), totals
 
-    def _end(self, step: int, tokens: torch.Tensor, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _end(
+        self, step: int, tokens: torch.Tensor, totals: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Note what has ended; return which hypotheses run on (B, N) and which utterances must stop (B,)."""
         alive = totals > -torch.inf
         by_itself = alive & (tokens == self.eos)
@@ -200,14 +202,20 @@ class _Search:
 
     def _nth_best(self, utterance: int) -> float:
         ranks = [rank for rank, _ in self.ended[utterance]]
-        return heapq.nlargest(self.options.nbest, ranks)[-1] if len(ranks) >= self.options.nbest else -math.inf
+        return (
+            heapq.nlargest(self.options.nbest, ranks)[-1] if len(ranks) >= self.options.nbest else -math.inf
+        )
 
     def _drop(self, over: torch.Tensor) -> None:
         """Take utterances that are over (B,) out of the batch."""
         if not over.any():
             return
         left = (~over).nonzero()[:, 0]
-        self.utterances, self.prefix, self.partial = self.utterances[left], self.prefix[left], self.partial[left]
+        self.utterances, self.prefix, self.partial = (
+            self.utterances[left],
+            self.prefix[left],
+            self.partial[left],
+        )
         self.shortest, self.longest = self.shortest[left], self.longest[left]
         self.best_ended, self.recent = self.best_ended[left], [best[left] for best in self.recent]
         for scorer in filter(None, (self.attention, self.ctc)):

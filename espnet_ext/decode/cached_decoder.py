@@ -57,7 +57,9 @@ class CachedDecoder:
         """
         utterances, hypotheses, length = prefix.shape
         # The whole prefix, since ESPnet's positional encodings know no offset; an embedding costs next to nothing.
-        x = self.decoder.embed(prefix.reshape(-1, length))[:, -1].view(utterances, hypotheses, -1)  # (B, N, D)
+        x = self.decoder.embed(prefix.reshape(-1, length))[:, -1].view(
+            utterances, hypotheses, -1
+        )  # (B, N, D)
         history = []
         for number, layer in enumerate(self.decoder.decoders):
             past = self.history[number] if self.history else None

@@ -11,7 +11,15 @@ from espnet_ext.files import read_lines
 
 #: Search methods, and the options each of them reads beside ``batch_seconds``.
 METHODS = {
-    "joint": ("beam_size", "ctc_weight", "penalty", "maxlenratio", "minlenratio", "normalize_length", "nbest"),
+    "joint": (
+        "beam_size",
+        "ctc_weight",
+        "penalty",
+        "maxlenratio",
+        "minlenratio",
+        "normalize_length",
+        "nbest",
+    ),
     "attention_greedy": ("maxlenratio", "minlenratio"),
     "ctc_greedy": (),
 }

@@ -1,6 +1,6 @@
 """Files that a decoding leaves, and how those of parallel jobs become one.
 
-``text``, ``token`` and ``score`` hold one line an utterance, sorted by id; an empty hypothesis is an id alone.
+``text``, ``token`` and ``scores`` hold one line an utterance, sorted by id; an empty hypothesis is an id alone.
 ``text_nbest`` (where more than one hypothesis was asked for) holds ``<id> <rank> <score> <text>``. ``decode.json`` says how it
 was made; it is written last and taken away first, so that where it stands the other files belong to it.
 """
@@ -16,7 +16,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_path, atomic_write_text
 
 SUMMARY = "decode.json"
-TABLES = ("text", "token", "score")
+TABLES = ("text", "token", "scores")
 NBEST = "text_nbest"
 
 
@@ -33,9 +33,12 @@ def write_results(
     tables = {
         "text": {name: text.text(each.tokens) for name, each in best.items()},
         "token": {name: " ".join(text.tokens(each.tokens)) for name, each in best.items()},
-        "score": {name: f"{each.score:.6f}" for name, each in best.items()},
+        "scores": {name: f"{each.score:.6f}" for name, each in best.items()},
     }
-    lines = {name: [f"{each.score:.6f} {text.text(each.tokens)}" for each in found] for name, found in hypotheses.items()}
+    lines = {
+        name: [f"{each.score:.6f} {text.text(each.tokens)}" for each in found]
+        for name, found in hypotheses.items()
+    }
     _write(out_dir, tables, lines if nbest > 1 else None, summary)
 
 
@@ -68,7 +71,9 @@ def merge_parts(out_dir: Path, num_jobs: int) -> dict:
     for job in range(1, num_jobs + 1):
         folder = part_dir(out_dir, job, num_jobs)
         if not (folder / SUMMARY).exists():
-            raise UserError(f"{folder / SUMMARY}: no such file; decode with --job {job} --num_jobs {num_jobs} first")
+            raise UserError(
+                f"{folder / SUMMARY}: no such file; decode with --job {job} --num_jobs {num_jobs} first"
+            )
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         merged = _add(merged, summary, folder / SUMMARY) if merged else summary
         if summary["utterances"]:

@@ -35,7 +35,9 @@ class Recogniser:
         self.model, self.options = model, options
         self.device = next(model.parameters()).device
         if getattr(model, "use_transducer_decoder", False):
-            raise UserError("this model is a transducer; the searches here are for CTC and attention decoders")
+            raise UserError(
+                "this model is a transducer; the searches here are for CTC and attention decoders"
+            )
         joint = options.method == "joint"
         if model.ctc is None and (options.method == "ctc_greedy" or joint and options.ctc_weight > 0):
             raise UserError(
@@ -65,7 +67,9 @@ class Recogniser:
             UserError: the encoder's output is not finite.
         """
         lengths = torch.tensor([len(each) for each in inputs])
-        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(each) for each in inputs], batch_first=True)
+        padded = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(each) for each in inputs], batch_first=True
+        )
         try:
             memory, lens = self.model.encode(padded.to(self.device), lengths.to(self.device))
         except TooShortUttError:  # raised only where all are too short: the padded length counts
@@ -127,7 +131,9 @@ class TokenText:
         token_type = config.get("token_type") or "char"
         bpemodel = config.get("bpemodel")
         if token_type == "bpe" and bpemodel is None:
-            raise UserError(f"{model_dir / 'config.yaml'}: token_type is bpe, and no bpemodel is named; export again")
+            raise UserError(
+                f"{model_dir / 'config.yaml'}: token_type is bpe, and no bpemodel is named; export again"
+            )
         self.tokenizer = build_tokenizer(token_type, bpemodel=str(model_dir / bpemodel) if bpemodel else None)
 
     def tokens(self, ids: tuple[int, ...]) -> list[str]:

@@ -37,10 +37,14 @@ class Source:
     def __init__(self, data_dir: str | os.PathLike, fs: int, features: int | None):
         folder = Path(data_dir)
         self.fs, self.features = fs, features
-        scp, lengths, rate = ("wav.scp", "utt2num_samples", fs) if features is None else (
-            "feats.scp",
-            "utt2num_frames",
-            round(1 / FRAME_SHIFT),
+        scp, lengths, rate = (
+            ("wav.scp", "utt2num_samples", fs)
+            if features is None
+            else (
+                "feats.scp",
+                "utt2num_frames",
+                round(1 / FRAME_SHIFT),
+            )
         )
         if not (folder / scp).exists():
             kind = "audio" if features is None else f"stored features ({features} a frame)"
@@ -49,7 +53,9 @@ class Source:
                 "with the --feats_type the model was trained with"
             )
         if (folder / "segments").exists():
-            raise UserError(f"{folder / 'segments'}: segments are cut by stage 3 (features); decode what it wrote")
+            raise UserError(
+                f"{folder / 'segments'}: segments are cut by stage 3 (features); decode what it wrote"
+            )
         self.scp: Table = read_table(folder / scp, value="path")
         self.lengths = self._read_lengths(folder / lengths, rate)
 
@@ -58,7 +64,9 @@ class Source:
         table = read_table(path, value="length")
         for name in self.scp.rows:
             if name not in table.rows:
-                raise UserError(f"{self.scp.where(name)}: {name!r} is not in {path}; run stage 3 (features) again")
+                raise UserError(
+                    f"{self.scp.where(name)}: {name!r} is not in {path}; run stage 3 (features) again"
+                )
         durations = {}
         for name in self.scp.rows:
             try:
