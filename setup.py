@@ -1,8 +1,8 @@
 """Package metadata of espnet_ext.
 
 `make setup` installs the package with the exact versions of tools/requirements.txt; what stands here is what
-another environment must provide. ESPnet, torch and torchaudio are exact: espnet_ext relies on ESPnet's inside,
-and torchaudio loads only beside the torch it was built with.
+another environment must provide. ESPnet, torch and torchaudio are exact: espnet_ext relies on the inside of
+ESPnet, and torchaudio loads only beside the torch it was built with.
 """
 
 from setuptools import find_packages, setup

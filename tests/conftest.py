@@ -18,7 +18,7 @@ def repo_root() -> Path:
 
 @pytest.fixture(scope="session")
 def librispeech_mini() -> Path:
-    """A folder of real LibriSpeech recordings with its `unpack.py`; the test is skipped where there is none."""
+    """A folder of real LibriSpeech recordings with its `unpack.py`; skips the test where there is none."""
     given = os.environ.get("LIBRISPEECH_MINI")
     folder = Path(given) if given else _ROOT.parent / "shared" / "data" / "librispeech_mini"
     if not (folder / "unpack.py").is_file():

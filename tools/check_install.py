@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Print what this machine has for the recipes, what is missing, and what that disables.
 
-Run it with the Python that is to be checked: `tools/venv/bin/python tools/check_install.py`. It needs nothing but
-the standard library, imports none of the packages it looks at, and ends with status 1 if something required is
-missing.
+Run it with the Python that is to be checked: `tools/venv/bin/python tools/check_install.py`. It needs nothing
+but the standard library, imports none of the packages it looks at, and ends with status 1 if something
+required is missing.
 """
 
 import os
@@ -29,7 +29,7 @@ PROGRAMS = {
 
 
 class Row(NamedTuple):
-    """One line of the table; `state` is "ok", "missing" (required, not there) or "absent" (optional) or "differs"."""
+    """A line of the table. `state`: "ok", "missing" (required), "absent" (optional) or "differs"."""
 
     state: str
     what: str
@@ -53,7 +53,7 @@ def check_python(running: tuple[int, int] = sys.version_info[:2]) -> Row:
 
 
 def check_packages(pins: dict[str, str]) -> list[Row]:
-    """Compare the installed packages with the pinned ones: a row for each that differs, one for those that do not."""
+    """Compare the installed packages with the pinned ones: a row for each that differs, one for the rest."""
     rows, same = [], 0
     for name, pinned in pins.items():
         try:
@@ -93,12 +93,10 @@ def check_gpu() -> Row:
         return Row("absent", "GPU", "no nvidia-smi", absent)
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        names = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split(
-            "\n"
-        )
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return Row("absent", "GPU", "nvidia-smi fails", absent)
-    names = [name.strip() for name in names if name.strip()]
+    names = [name.strip() for name in answer.splitlines() if name.strip()]
     return Row("ok", "GPU", "; ".join(names)) if names else Row("absent", "GPU", "none", absent)
 
 
