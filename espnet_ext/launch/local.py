@@ -4,6 +4,7 @@ Every job has its own process group, so that ending a job ends all it has starte
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -23,6 +24,11 @@ from espnet_ext.processes import cores, die_with_parent, signal_group
 GRACE = 10.0
 #: Lines of a failed job's log that are shown.
 TAIL = 20
+#: Why a command may not start, by error number.
+_START_HINTS = {
+    errno.ENOEXEC: " (a script needs a first line such as #!/usr/bin/env bash)",
+    errno.EACCES: " (a script needs `chmod +x`)",
+}
 
 
 @dataclass
@@ -114,7 +120,8 @@ class LocalRun:
             )
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):
-                joblog.write(descriptor, f"{command[0]}: cannot be started: {error}\n")
+                hint = _START_HINTS.get(getattr(error, "errno", None), "")
+                joblog.write(descriptor, f"{command[0]}: cannot be started: {error}{hint}\n")
         self.running.append(_Job(number, log, descriptor, process, time.monotonic(), devices))
         if self.stop_signals and process:  # the signal came while the job was being started
             signal_group(process.pid, signal.SIGTERM)

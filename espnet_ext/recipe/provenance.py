@@ -1,5 +1,6 @@
 """Who ran what where: versions, commit, host."""
 
+import functools
 import platform
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 PACKAGES = ("espnet", "torch", "torchaudio", "sentencepiece", "numpy", "kaldiio", "soundfile")
 
 
+@functools.cache
 def provenance() -> dict:
     """Host, versions and git commit (with ``+changes`` where the working tree differs from it)."""
     versions = {"python": platform.python_version()}

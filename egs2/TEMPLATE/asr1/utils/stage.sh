@@ -22,6 +22,15 @@ on_signal() {
 trap 'on_signal 143' TERM
 trap 'on_signal 130' INT
 
+# The driver ends what a stage leaves behind. If it was killed, nobody else does.
+on_exit() {
+    if ! kill -0 "${PPID}" 2>/dev/null; then
+        trap '' TERM
+        kill -TERM 0
+    fi
+}
+trap on_exit EXIT
+
 # run COMMAND ARGUMENT...: run it, or print it in a dry run.
 run() {
     local status=0

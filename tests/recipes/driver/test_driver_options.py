@@ -1,0 +1,149 @@
+"""Options and the selection of stages."""
+
+import shlex
+
+import pytest
+
+from espnet_ext.errors import UserError
+from espnet_ext.recipe.expand import expand, expand_each
+from espnet_ext.recipe.fingerprint import paths_of
+
+NASTY = [
+    "a b",
+    "$(touch evil)",
+    "`touch evil`",
+    "; touch evil",
+    "'",
+    '"',
+    "\\",
+    "*",
+    "&& touch evil",
+    "ü",
+    "--x",
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sice", "3"], "unknown option --sice: did you mean --size?"),
+        (["--skip-stage", "3"], "did you mean --skip_stages?"),
+        (["three"], "'three' is no option"),
+        (["--text"], "--text needs a value"),
+        (["--text", "--force"], "--text needs a value"),
+        (["--nj", "many"], "--nj many: expected a whole number"),
+        (["--nj", "0"], "--nj 0: expected a number of at least 1"),
+        (["--size=inf"], "--size inf: expected a number"),
+        (["--speeds", "0.9 fast"], "expected a number"),
+        (["--force", "perhaps"], "--force perhaps: expected true or false"),
+        (["--method", "gam"], "expected one of none, gan; did you mean gan?"),
+        (["--sets", "dev ../../etc"], "names of letters"),
+        (["--words", "it's"], "No closing quotation"),
+        (["--stage", "tow"], "there is no stage 'tow': did you mean two?"),
+        (["--stage", "4"], "there is no stage 4: they go from 1 to 3"),
+        (["--skip_stages", "1,thre"], "did you mean three?"),
+        (["--stage", "three", "--stop_stage", "1"], "--stage three comes after --stop_stage 1"),
+        (["--method", "gan"], "offers an entry point 'gan' in the group 'espnet_ext.tasks'"),
+        (["--cmd_backend", "slurm"], "--cmd_backend slurm: not there yet"),
+        (["--cmd_backend", "lsf"], "cmd.sh knows local only"),
+    ],
+)
+def test_mistakes_are_explained_and_nothing_is_written(recipe, options, message):
+    before = recipe.files()
+    output = recipe(*options, code=1)
+    assert output.startswith("error: ") and message in output and output.count("\n") == 1, output
+    assert recipe.files() == before
+
+
+def test_both_spellings_flags_and_the_last_one_counts(recipe):
+    recipe("--text=first", "--stop-stage", "1", "--text", "a = b", "--force")
+    assert (recipe.folder / "data/one.txt").read_text() == "a = b\n"
+
+
+def test_values_arrive_unharmed(recipe):
+    for text in ("\n".join(NASTY), "*"):
+        recipe("--stop_stage", "1", f"--text={text}", f"--words={shlex.join(NASTY)}")
+        assert (recipe.folder / "data/one.txt").read_text().splitlines() == [*text.split("\n"), *NASTY]
+    recipe()
+    assert not [name for name in recipe.files() if name.endswith("evil")]
+    assert "exp/it's; 3 $(touch evil)" in recipe.files()
+
+
+def test_folders_with_any_name(recipe):
+    names = {name: f"it's $(touch evil); {name} [x] *" for name in ("datadir", "dumpdir", "expdir")}
+    recipe(*[f"--{name}={value}" for name, value in names.items()])
+    assert f"{names['expdir']}/3.txt" in recipe.files()
+    assert set(recipe.states(*[f"--{n}={v}" for n, v in names.items()]).values()) == {"done"}
+    assert "evil" not in recipe.files()
+
+
+def test_list_and_help(recipe):
+    assert recipe("--list").splitlines()[1:] == [
+        "1  one    write a text",
+        "2  two    copy it",
+        "3  three  copy it twice",
+    ]
+    text = recipe("--help")
+    assert "--method none|gan (default: none)" in text and "--nj N (default: 1)\n      does not count" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], "123"),
+        (["--stage", "two"], "23"),
+        (["--stop_stage", "2"], "12"),
+        (["--stop_stage", "100"], "123"),
+        (["--stage", "2", "--stop_stage", "two"], "2"),
+        (["--skip_stages", "one,3"], "2"),
+        (["--skip_stages", "two one"], "3"),
+    ],
+)
+def test_selection(recipe, options, names):
+    recipe()
+    output = recipe("--force", *options)
+    assert [n for n in "123" if f" stage {n} " in output] == list(names)
+
+
+def test_a_corpus_adds_options(recipe):
+    definition = "scale: {type: float, default: 1, help: size, stages: [one]}"
+    own = f"corpus:\n    title: This corpus\n    options:\n        {definition}\n"
+    (recipe.folder / "conf/options.yaml").write_text(own)
+    (recipe.folder / "local/one.sh").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "${scale}" >"$1"\n')
+    assert "This corpus:\n  --scale X (default: 1)" in recipe("--help")
+    recipe("--scale", "0.5", "--stop_stage", "1")
+    assert (recipe.folder / "data/one.txt").read_text() == "0.5\n"
+    assert recipe.states("--scale", "0.5")["one"] == "done"
+    assert "scale was '0.5', is '1'" in recipe.why("one")
+    (recipe.folder / "conf/options.yaml").write_text(own.replace("scale", "text"))
+    assert "option text is defined already" in recipe("--list", code=1)
+    (recipe.folder / "conf/options.yaml").write_text("corpus:\n  title: [\n")
+    assert "conf/options.yaml:3: not YAML" in recipe("--list", code=1)
+
+
+def test_stage_files_are_checked(recipe):
+    file = recipe.template / "stages/02_two.sh"
+    file.write_text("#!/usr/bin/env bash\n# does: x\n# inptus: [y]\n")
+    assert "02_two.sh: its leading comment is no stage header" in recipe("--list", code=1)
+    file.rename(file.with_name("03_two.sh"))
+    file.with_name("03_two.sh").write_text("#!/usr/bin/env bash\n# does: x\n")
+    assert "have the same number" in recipe("--list", code=1)
+
+
+def test_expansion():
+    values = {"a": "1", "none": "", "sets": "x y", "odd": "[*]"}
+    assert expand("${a}/${a:+set}${none:+unset}${none:-other}", values) == "1/setother"
+    assert expand_each("${sets}/${a}", values, {"sets"}) == ["x/1", "y/1"]
+    assert expand_each("p/${none}/q", values, set()) == []
+    with pytest.raises(UserError, match="'b', which is neither"):
+        expand("${b}", values)
+
+
+def test_wildcards_are_the_templates_own(tmp_path):
+    folder = tmp_path / "[*]"
+    folder.mkdir()
+    (folder / "x.json").touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.json").touch()
+    found = paths_of(("${folder}/*.json ?", "${folder}/y"), {"folder": str(folder)}, set())
+    assert found == {str(folder / "x.json"): True, str(folder / "y"): False}

@@ -1,0 +1,167 @@
+"""The template itself: its stage files, its options, its skeleton for new corpora."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from espnet_ext.recipe.expand import names_in
+from espnet_ext.recipe.options import load_options
+from espnet_ext.recipe.stages import load_stages
+
+NAMES = "data perturb features tokens stats pretrain targets finetune export decode score report pack".split()
+#: Variables of utils/stage.sh and cmd.sh.
+HELPERS = {"template_dir", "cpu_cmd", "train_cmd", "decode_cmd", "token_args", "dry_run"}
+
+
+@pytest.fixture(scope="module")
+def options(real_template):
+    return load_options(real_template / "conf/options.yaml")
+
+
+@pytest.fixture(scope="module")
+def stages(real_template):
+    return load_stages(real_template / "stages")
+
+
+@pytest.fixture
+def corpus(recipe, real_template):
+    """An empty recipe that runs the repository's own template."""
+    recipe.template = real_template
+    return recipe
+
+
+def test_the_thirteen_stages(corpus):
+    rows = [line.split()[:2] for line in corpus("--list").splitlines()[1:]]
+    assert rows == [[str(number), name] for number, name in enumerate(NAMES, 1)]
+
+
+def test_stage_files_declare_what_they_use(stages, options):
+    options.parse([])
+    for stage in stages:
+        code = stage.code()
+        assert len(stage.file.read_text().splitlines()) <= 60
+        declared = {*stage.options, *stage.uncounted}
+        assert declared <= set(options.values), stage
+        paths = [*stage.inputs, *stage.outputs, *stage.logs, stage.scope]
+        used = set(re.findall(r"\$\{(\w+)", code)) - HELPERS
+        own = set(re.findall(r"(?:for (\w+) in|^\s*(\w+)=)", code, re.M))
+        used -= {name for pair in own for name in pair}
+        in_paths = {name for path in paths for name in names_in(path)}
+        assert used <= declared | in_paths, f"{stage}: {used - declared - in_paths} undeclared"
+        assert in_paths <= set(options.values), f"{stage}: {in_paths - set(options.values)}"
+
+
+def test_every_command_goes_through_run_or_queue(stages):
+    for stage in stages:
+        text = re.sub(r"\\\n\s*", "", stage.code())
+        for line in text.splitlines():
+            word = line.split()[0]
+            if re.match(r"[a-z_]+(=|\+=\()", word):
+                continue
+            verbs = {"run", "queue", "run_queue", "open_queue", "fresh", "say", "."}
+            assert word in verbs | {"for", "do", "done", "if", "fi", "else", "continue", "exit", "then"}, line
+
+
+def test_dry_run_of_a_complete_corpus(corpus):
+    output = corpus(
+        *["--dry_run", "--pretrain_set", "big", "--train_set", "small", "--test_sets", "clean noisy"],
+        *["--unlabelled_set", "more", "--lm_text", "data/t/text", "--speed_perturb_factors", "0.9 1.1"],
+        *["--pretrain_args", "--max_epoch 2 --x 'a b'", "--decode_configs", "joint ctc", "--seed", "7"],
+        *["--local_data_opts", "--scale 0.1"],
+    )
+    for expected in (
+        "exp/logs/data.log local/data.sh --scale 0.1\n",
+        "validate_data data/more\n",
+        "perturb_data --in_dir data/small --out_dir data/small_sp --speeds 0.9 1.1 ",
+        "make_features --in_dir data/big_sp --out_dir dump/raw/big_sp ",
+        "--text dump/raw/big_sp/text dump/raw/small_sp/text data/t/text ",
+        "--out_dir exp/stats/raw_unigram200/big_sp ",
+        "--seed 7 --resume false --token_type bpe ",
+        "--max_epoch 2 --x 'a b'\n",
+        "method none needs nothing beforehand",
+        "--output_dir exp/none_seed7 ",
+        "--init_param exp/pretrain_seed7/export/model.pth\n",
+        "--out_dir exp/none_seed7/decode_ctc/noisy ",
+        "conf/decode_joint.yaml --out_dir exp/pretrain_seed7/decode_joint/dev ",
+        "score --ref dump/raw/clean/text --hyp exp/none_seed7/decode_joint/clean/text ",
+        "report --expdir exp --out_dir exp/report\n",
+        "--out exp/none_seed7/export/none_seed7.zip\n",
+    ):
+        assert expected in output, expected
+    assert "--feats_stats true" in output and "--feats_stats false" in output
+    assert not (corpus.folder / "exp").exists()
+
+
+def test_dry_run_of_characters_has_no_sentencepiece_model(corpus):
+    output = corpus("--dry_run", "--token_type", "char", "--test_sets", "", "--tag", "x")
+    assert "data/token_list/char/tokens.txt" in output and "bpe" not in output.split("stage 5")[1]
+
+
+def test_absent_sets_are_left_out_with_a_message(corpus):
+    """Stages 1 and 3 on a corpus without its test set and without untranscribed speech."""
+    data = corpus.folder / "local/data.sh"
+    data.write_text(
+        "#!/usr/bin/env bash\nset -e\n"
+        'for set in train dev; do mkdir -p "data/${set}"; echo "a b.wav" >"data/${set}/wav.scp"\n'
+        'echo "a hello" >"data/${set}/text"\n'
+        'echo "a a" | tee "data/${set}/utt2spk" >"data/${set}/spk2utt"; done\n'
+        "touch b.wav\n"
+    )
+    data.chmod(0o755)
+    options = ["--test_sets", "test other", "--unlabelled_set", "more"]
+    output = corpus("--stop_stage", "2", *options)
+    assert "data/test is not part of this corpus: left out" in output
+    assert "data/more is not part of this corpus: left out" in output
+    assert "no --speed_perturb_factors: the training sets stay as they are" in output
+    assert corpus.states(*options)["perturb"] == "done"
+
+
+def test_missing_starting_model_is_explained(corpus):
+    output = corpus("--stage", "finetune", code=1)
+    assert "stage 8 finetune needs" in output and "it is written by stage" in output
+
+
+def test_method_without_its_room(corpus):
+    assert "--method bilevel: not there yet" in corpus("--method", "bilevel", code=1)
+
+
+@pytest.fixture
+def house(tmp_path, real_template, repo_root):
+    """A repository with nothing but the template."""
+    template = tmp_path / "house/egs2/TEMPLATE/asr1"
+    shutil.copytree(real_template, template)
+    (tmp_path / "house/tools").symlink_to(repo_root / "tools")
+    (tmp_path / "house/espnet_ext").symlink_to(repo_root / "espnet_ext")
+    return tmp_path / "house"
+
+
+def test_setup_starts_a_recipe(house, corpus, repo_root):
+    setup = house / "egs2/TEMPLATE/asr1/setup.sh"
+    subprocess.run([setup, "new-1.0"], check=True, capture_output=True)
+    recipe = house / "egs2/new-1.0/asr1"
+    run = [recipe / "run.sh", "--list"]
+    listed = subprocess.run(run, env=corpus.environment, check=True, capture_output=True, text=True, cwd="/")
+    assert listed.stdout.splitlines()[-1].split()[:2] == ["13", "pack"]
+    (recipe / "run.sh").write_text("mine\n")
+    (recipe / "path.sh").unlink()
+    subprocess.run([setup, "new-1.0"], check=True, capture_output=True)
+    assert (recipe / "run.sh").read_text() == "mine\n" and (recipe / "path.sh").is_symlink()
+    scripts = [recipe / "local/data.sh", *(repo_root / "egs2/TEMPLATE/asr1").glob("*.sh")]
+    assert all(
+        path.stat().st_mode & 0o100 for path in scripts if path.name in ("data.sh", "asr.sh", "setup.sh")
+    )
+    for wrong in ([], ["../x"], ["a b"], ["a", "b"]):
+        failed = subprocess.run([setup, *wrong], capture_output=True, text=True)
+        assert failed.returncode == 1 and "usage" in failed.stderr
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck(house, repo_root):
+    subprocess.run([house / "egs2/TEMPLATE/asr1/setup.sh", "new"], check=True, capture_output=True)
+    shutil.copy(repo_root / "egs2/.shellcheckrc", house / "egs2")
+    egs2 = house / "egs2"
+    files = [*egs2.rglob("*.sh"), egs2 / "TEMPLATE/asr1/utils/run_local"]
+    found = subprocess.run(["shellcheck", *files], capture_output=True, text=True, cwd=egs2)
+    assert found.returncode == 0, found.stdout
