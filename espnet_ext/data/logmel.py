@@ -8,14 +8,13 @@ frames of a chunk stay in the processor's cache from the window to the logarithm
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.fft
 
+from espnet_ext.data import melbank
 from espnet_ext.data.lengths import stft_frames
 from espnet_ext.errors import UserError
 
-_CHUNK = 512
 #: ESPnet's floor under the logarithm.
-_FLOOR = np.float32(1e-10)
+_FLOOR = 1e-10
 #: Generalised cosine windows, a - (1 - a) cos(2 pi n / N), periodic as torch's.
 _WINDOWS = {None: 1.0, "hann": 0.5, "hamming": 0.54}
 
@@ -60,7 +59,8 @@ class LogMel:
         self.fs = int(fs[:-1]) * 1000 if isinstance(fs, str) and fs.endswith("k") else int(fs)
         self.n_fft, self.hop_length, self.center, self.n_mels = n_fft, hop_length, center, n_mels
         self._window = _padded_window(window, win_length or n_fft, n_fft)
-        self._mel = mel_matrix(self.fs, n_fft, n_mels, fmin or 0.0, fmax or self.fs / 2, htk)
+        filters = mel_filters(self.fs, n_fft, n_mels, fmin or 0.0, fmax or self.fs / 2, htk)
+        self._bank = melbank.LogMelBank(filters, _FLOOR)
 
     @property
     def least_samples(self) -> int:
@@ -72,18 +72,12 @@ class LogMel:
         return stft_frames(samples, self.n_fft, self.hop_length, self.center)
 
     def chunks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the features of ``samples`` (S,), float32 in [-1, 1), in pieces (at most 512, D) in order."""
+        """Yield the features of ``samples`` (S,), float32 in [-1, 1), in pieces (t, D) in order."""
         if self.center:
             samples = np.pad(samples, self.n_fft // 2, mode="reflect")
-        frames = np.lib.stride_tricks.sliding_window_view(samples, self.n_fft)[
-            :: self.hop_length
-        ]  # (T, n_fft)
-        for start in range(0, len(frames), _CHUNK):
-            spectrum = scipy.fft.rfft(frames[start : start + _CHUNK] * self._window)  # (t, F)
-            parts = spectrum.view(np.float32)
-            parts *= parts
-            mel = (parts[:, ::2] + parts[:, 1::2]) @ self._mel  # (t, D)
-            yield np.log(np.maximum(mel, _FLOOR, out=mel), out=mel)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self.n_fft)[:: self.hop_length]  # (T, N)
+        for chunk in melbank.chunks(frames):
+            yield self._bank(chunk * self._window)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Features (T, D) of one utterance (S,)."""
@@ -97,14 +91,11 @@ def _padded_window(name: str | None, length: int, n_fft: int) -> np.ndarray:
     return np.pad(window, (left, n_fft - length - left)).astype(np.float32)
 
 
-def mel_matrix(fs: int, n_fft: int, n_mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
+def mel_filters(fs: int, n_fft: int, n_mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
     """(F, D) triangular filters of unit area (Slaney's), on Slaney's mel scale or HTK's."""
     to_mel, to_hertz = (_htk_mel, _htk_hertz) if htk else (_slaney_mel, _slaney_hertz)
     edges = to_hertz(np.linspace(to_mel(np.float64(fmin)), to_mel(np.float64(fmax)), n_mels + 2))
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    bins = np.linspace(0, fs / 2, n_fft // 2 + 1)[:, None]
-    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    return (triangles * 2 / (right - left)).astype(np.float32)
+    return melbank.triangles(edges, np.linspace(0, fs / 2, n_fft // 2 + 1)) * 2 / (edges[2:] - edges[:-2])
 
 
 def _htk_mel(hertz):

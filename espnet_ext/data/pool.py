@@ -1,4 +1,8 @@
-"""Work in several processes with results in order, so that they do not depend on the number of processes."""
+"""Work in several processes with results in order, so that they do not depend on the number of processes.
+
+The matrices of the data stages are too small for a BLAS library's threads, which would only get in each other's
+way: every process uses one.
+"""
 
 import ctypes
 import signal
@@ -6,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from espnet_ext.errors import UserError
 from espnet_ext.progress import progress
@@ -34,7 +40,8 @@ def ordered_map(
         raise UserError(f"--nj {nj}: the number of processes must be at least 1")
     nj = min(nj, len(items))
     if nj <= 1:
-        yield from progress(map(function, items), total=len(items), desc=desc, unit=unit)
+        with threadpool_limits(1):
+            yield from progress(map(function, items), total=len(items), desc=desc, unit=unit)
         return
     with ProcessPoolExecutor(nj, initializer=_start_worker) as pool:
         try:
@@ -46,7 +53,8 @@ def ordered_map(
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; and when the parent is killed outright, the workers end with it."""
+    """One thread a process. Ctrl-C is the parent's to handle; when the parent is killed, so are the workers."""
+    threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

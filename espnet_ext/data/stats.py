@@ -54,7 +54,7 @@ class Model:
             except FileNotFoundError:
                 raise UserError(f"{config}: no such training configuration (--config)") from None
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise UserError(f"{config}: is not YAML: {error}") from None
+                raise UserError(f"{config}: is not YAML: {' '.join(str(error).split())}") from None
         if conf.get("frontend", "default") not in ("default", None):
             raise UserError(
                 f"{config}: the statistics of frontend {conf['frontend']!r} are not supported, only those of "

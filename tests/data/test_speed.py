@@ -50,7 +50,7 @@ def test_combined_directory(corpus):
 
 
 def test_segments_are_cut_first(corpus):
-    corpus.wav = {"rec": corpus.wav["utt-006" if "utt-006" in corpus.wav else "utt-005"]}
+    corpus.wav = {"rec": corpus.wav["utt-005"]}
     corpus.segments = {"u-1": "rec 0.1 0.3", "u-2": "rec 0.3 -1"}
     corpus.text, corpus.utt2spk = {}, dict.fromkeys(corpus.segments, "s")
     corpus.write()
@@ -70,9 +70,7 @@ def test_hostile_ids_and_paths_reach_no_command(corpus, tmp_path):
     corpus.write()
     assert run(corpus, "--speeds", 0.9) == 0
     assert {"sp0.9-" + name for name in names} < set(DataDir(OUT))
-    assert not list(tmp_path.rglob("*owned")) or list(tmp_path.rglob("*owned")) == [
-        path for path in tmp_path.rglob("*owned") if path.parent == corpus.audio
-    ]
+    assert [path for path in tmp_path.rglob("*owned*") if path.parent != corpus.audio] == []
 
 
 @pytest.mark.parametrize("speeds", [[0], [-1], [100], ["nan"], [0.9, 0.9]])
@@ -87,7 +85,7 @@ def test_ids_that_collide(corpus, fails):
     corpus.add("sp0.9-utt-000", corpus.tone(0.3))
     corpus.write()
     message = fails(perturb_data.main, "--in_dir", corpus.path, "--out_dir", OUT)
-    assert "utt2spk:2: the perturbed id 'sp0.9-utt-000' exists already" in message
+    assert "utt2spk:1: the perturbed id 'sp0.9-utt-000' exists already" in message
 
 
 def test_sox_is_missing(corpus, fails, monkeypatch):
