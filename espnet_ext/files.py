@@ -17,7 +17,7 @@ def _beside(target: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a directory entry to the disk, so that a power cut cannot leave an empty file behind."""
+    """Flush a file or a directory entry to the disk, so that a power cut leaves no empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,9 @@ Item = TypeVar("Item")
 LOG_EVERY = 10.0
 
 
-def progress(iterable: Iterable[Item], total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[Item]:
+def progress(
+    iterable: Iterable[Item], total: int | None = None, desc: str = "", unit: str = "it"
+) -> Iterator[Item]:
     """Yield the items of ``iterable`` and show on stderr how far it is.
 
     Args:

@@ -38,4 +38,6 @@ def load_task(name: str) -> type:
     for point in entry_points(group=TASK_GROUP):
         if point.name == name:
             return point.load()
-    raise UserError(f"method or task {name!r} is not installed; there are: {', '.join(sorted(task_names())) or 'none'}")
+    raise UserError(
+        f"method or task {name!r} is not installed; there are: {', '.join(sorted(task_names())) or 'none'}"
+    )

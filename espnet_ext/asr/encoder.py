@@ -8,9 +8,9 @@ Legend: B batch, T frames, T' subsampled frames, D features.
 """
 
 import torch
+from espnet.nets.pytorch_backend.transformer import subsampling as espnet_subsampling
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder, EBranchformerEncoderLayer
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
-from espnet.nets.pytorch_backend.transformer import subsampling as espnet_subsampling
 
 from espnet_ext.errors import UserError
 
@@ -40,9 +40,13 @@ class _ExactSubsampling:
         for module in self.conv:
             x = module(x)
             if isinstance(module, torch.nn.Conv2d):
-                lengths = torch.div(lengths - module.kernel_size[0], module.stride[0], rounding_mode="floor") + 1
+                lengths = (
+                    torch.div(lengths - module.kernel_size[0], module.stride[0], rounding_mode="floor") + 1
+                )
         x = x.permute(0, 2, 1, 3).flatten(2)  # (B, T', C * D')
         x = self.out(x)
+        if hasattr(self, "pos_enc"):  # some of ESPnet's variants hold it apart, the others inside `out`
+            x = self.pos_enc(x)
         mask = torch.arange(x[0].size(1) if isinstance(x, tuple) else x.size(1), device=lengths.device)
         return x, (mask[None, :] < lengths[:, None])[:, None, :]
 
@@ -95,8 +99,8 @@ def make_exact(encoder: torch.nn.Module) -> torch.nn.Module:
         )
     if not isinstance(encoder.embed, _SUBSAMPLING):
         raise UserError(
-            f"input layer {type(encoder.embed).__name__}: no padding-exact variant; use conv2d, conv2d1, conv2d2, "
-            "conv2d6 or conv2d8, or --padding espnet"
+            f"input layer {type(encoder.embed).__name__}: no padding-exact variant; use conv2d, "
+            "conv2d1, conv2d2, conv2d6 or conv2d8, or --padding espnet"
         )
     base = type(encoder.embed)
     # The class of a built module is changed, instead of building a new one, so that construction, and with it

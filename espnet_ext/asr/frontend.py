@@ -40,14 +40,16 @@ class ExactFrontend(DefaultFrontend):
         margin = stft.n_fft // 2
         if int(input_lengths.min()) <= margin:
             raise UserError(
-                f"an utterance of {int(input_lengths.min())} samples is too short for a window of {stft.n_fft}; "
-                "raise --min_wav_duration (stage 3)"
+                f"an utterance of {int(input_lengths.min())} samples is too short for a window of "
+                f"{stft.n_fft}; raise --min_wav_duration (stage 3)"
             )
         position = torch.arange(-margin, input.size(1) + margin, device=input.device)  # (N + 2 margin,)
         last = (input_lengths - 1).to(input.device)[:, None]  # (B, 1)
         source = last - (last - position.abs()).abs()  # reflection at sample 0 and at the last sample
         padded = input.gather(1, source.clamp_min(0))  # (B, N + 2 margin)
-        window = getattr(torch, f"{stft.window}_window")(stft.win_length, dtype=input.dtype, device=input.device)
+        window = getattr(torch, f"{stft.window}_window")(
+            stft.win_length, dtype=input.dtype, device=input.device
+        )
         spectrum = torch.stft(
             padded.float(),
             n_fft=stft.n_fft,
@@ -59,6 +61,8 @@ class ExactFrontend(DefaultFrontend):
             onesided=stft.onesided,
             return_complex=True,
         ).transpose(1, 2)  # (B, T, F)
-        frames = torch.div(input_lengths + 2 * margin - stft.n_fft, stft.hop_length, rounding_mode="trunc") + 1
+        frames = (
+            torch.div(input_lengths + 2 * margin - stft.n_fft, stft.hop_length, rounding_mode="trunc") + 1
+        )
         spectrum = spectrum[:, : int(frames.max())]
         return ComplexTensor(spectrum.real.to(input.dtype), spectrum.imag.to(input.dtype)), frames

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
 import yaml
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 
@@ -41,7 +40,11 @@ def check_keys(state: dict, expected: dict, source: str | Path) -> None:
     if missing or extra or shapes:
         parts = [
             f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-            for what, names in (("missing", missing), ("not in the model", extra), ("of another shape", shapes))
+            for what, names in (
+                ("missing", missing),
+                ("not in the model", extra),
+                ("of another shape", shapes),
+            )
             if names
         ]
         raise UserError(f"{source}: does not fit its configuration: {'; '.join(parts)}")

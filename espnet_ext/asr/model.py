@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
-from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 
 from espnet_ext.asr.encoder import make_exact
 from espnet_ext.asr.frontend import ExactFrontend
@@ -91,7 +91,9 @@ class ASRModel(ESPnetASRModel):
             att_sum = self.criterion_att(decoder_out, targets) * batch
             labels = int(text_lengths.sum()) + batch
             correct = int((decoder_out.detach().argmax(-1) == targets).sum())
-        return ASROutput(encoder_out, encoder_out_lens, ctc_sum, att_sum, decoder_out, targets, labels, correct)
+        return ASROutput(
+            encoder_out, encoder_out_lens, ctc_sum, att_sum, decoder_out, targets, labels, correct
+        )
 
     def joint_loss(self, output: ASROutput, utterances: float, labels: float | None = None) -> torch.Tensor:
         """Weighted sum of both branches over the totals of the optimiser step.
@@ -99,7 +101,7 @@ class ASRModel(ESPnetASRModel):
         Args:
             output: of one micro-batch.
             utterances: number of utterances of the whole step.
-            labels: number of labels of the whole step for `loss_norm: token`; None for `utterance` (ESPnet's).
+            labels: number of labels of the whole step for `loss_norm: token`; None for `utterance`.
 
         Returns:
             scalar: ctc_weight * CTC + (1 - ctc_weight) * attention.
@@ -138,7 +140,9 @@ def adopt(model: ESPnetASRModel, padding: str = "exact", specaug_conf: dict | No
         if used
     ]
     if unsupported:
-        raise UserError(f"the model has a {' and a '.join(unsupported)}, which the joint CTC/attention task lacks")
+        raise UserError(
+            f"the model has a {' and a '.join(unsupported)}, which the joint CTC/attention task lacks"
+        )
     if padding == "exact":
         make_exact(model.encoder)
         if model.frontend is not None:

@@ -40,7 +40,9 @@ class KeyedSpecAug:
     ):
         if unknown or apply_time_warp:
             names = ", ".join(sorted(unknown) + ["apply_time_warp"] * bool(apply_time_warp))
-            raise UserError(f"specaug_conf: not supported with keyed masks: {names}; remove it or set it to false")
+            raise UserError(
+                f"specaug_conf: not supported with keyed masks: {names}; remove it or set it to false"
+            )
         if apply_time_mask and (time_mask_width_range is None) == (time_mask_width_ratio_range is None):
             raise UserError("specaug_conf: give one of time_mask_width_range and time_mask_width_ratio_range")
         self.freq_masks = num_freq_mask if apply_freq_mask else 0

@@ -1,4 +1,4 @@
-"""Train a joint CTC/attention recogniser: `python -m espnet_ext.bin.asr_train --config conf/pretrain.yaml ...`."""
+"""Train a joint CTC/attention recogniser; the options are those of ESPnet's asr_train, see `--help`."""
 
 import sys
 

@@ -28,4 +28,7 @@ def average(paths: Sequence[str | Path]) -> dict[str, torch.Tensor]:
             raise UserError(f"{path}: differs from {paths[0]} in {', '.join(sorted(different)[:5])}")
         for name in sums:
             sums[name] += state[name].double()
-    return {n: (sums[n] / len(paths)).to(value.dtype) if n in sums else value.clone() for n, value in first.items()}
+    return {
+        n: (sums[n] / len(paths)).to(value.dtype) if n in sums else value.clone()
+        for n, value in first.items()
+    }

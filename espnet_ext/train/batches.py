@@ -28,8 +28,8 @@ def plan_epoch(
 ) -> list[Step]:
     """Cut an epoch into optimiser steps of about equal work.
 
-    Utterances are shuffled, sorted by length inside pools of ``pool`` steps (little padding, yet other company
-    every epoch), cut into steps, and the steps are shuffled.
+    Utterances are shuffled, sorted by length inside pools of ``pool`` steps (little padding, yet other
+    company every epoch), cut into steps, and the steps are shuffled.
 
     Args:
         lengths: length of every utterance, in any unit.
@@ -63,11 +63,13 @@ def plan_epoch(
 
 def plan_sorted(lengths: Mapping[str, int], frames_per_batch: int) -> list[tuple[str, ...]]:
     """Batches in order of length, for validation and other passes without an order of their own."""
-    return cut(sorted(lengths, key=lambda utterance: (lengths[utterance], utterance)), lengths, frames_per_batch)
+    return cut(
+        sorted(lengths, key=lambda utterance: (lengths[utterance], utterance)), lengths, frames_per_batch
+    )
 
 
 def cut(order: Sequence[str], lengths: Mapping[str, int], budget: int) -> list[tuple[str, ...]]:
-    """Cut a sequence so that count x longest stays within ``budget`` (or one utterance that exceeds it alone)."""
+    """Cut a sequence so that count x longest stays within ``budget``; what exceeds it stands alone."""
     pieces: list[tuple[str, ...]] = []
     current: list[str] = []
     longest = 0
@@ -85,5 +87,6 @@ def cut(order: Sequence[str], lengths: Mapping[str, int], budget: int) -> list[t
 def _steps_of(group: list[str], lengths, frames_per_step: int, frames_per_micro_batch: int) -> list[Step]:
     by_length = sorted(group, key=lambda utterance: (lengths[utterance], utterance))
     return [
-        Step(tuple(cut(step, lengths, frames_per_micro_batch))) for step in cut(by_length, lengths, frames_per_step)
+        Step(tuple(cut(step, lengths, frames_per_micro_batch)))
+        for step in cut(by_length, lengths, frames_per_step)
     ]

@@ -33,7 +33,9 @@ def read_shapes(path: str | Path) -> dict[str, int]:
             utterance, shape = fields
             shapes[utterance] = int(shape.split(",")[0])
         except ValueError:
-            raise UserError(f"{path}:{number}: expected `<utterance> <length>`, found {line!r}; rerun stage stats") from None
+            raise UserError(
+                f"{path}:{number}: expected `<utterance> <length>`, found {line!r}; rerun stage stats"
+            ) from None
     return shapes
 
 
@@ -52,10 +54,14 @@ class SpeechData:
         self.lengths: Mapping[str, int] = read_shapes(stats_dir / "speech_shape")
         self.labels: Mapping[str, int] = read_shapes(stats_dir / "text_shape") if text else {}
         raw = (data_dir / "wav.scp").exists()
-        speech = (str(data_dir / "wav.scp"), "speech", "sound") if raw else (
-            str(data_dir / "feats.scp"),
-            "speech",
-            "kaldi_ark",
+        speech = (
+            (str(data_dir / "wav.scp"), "speech", "sound")
+            if raw
+            else (
+                str(data_dir / "feats.scp"),
+                "speech",
+                "kaldi_ark",
+            )
         )
         sources = [speech] + ([(str(data_dir / "text"), "text", "text")] if text else [])
         # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.

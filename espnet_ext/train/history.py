@@ -58,7 +58,7 @@ class History:
             self._writer.flush()
 
     def best(self, name: str, mode: str, count: int) -> list[int]:
-        """Epochs with the ``count`` best values of a column, best first; of equal ones the earlier is better."""
+        """Epochs with the ``count`` best values of a column, best first; of equal ones the earlier."""
         scored = [(row[name], row["epoch"]) for row in self.rows if name in row]
         sign = -1 if mode == "max" else 1
         return [epoch for _, epoch in sorted(scored, key=lambda pair: (sign * pair[0], pair[1]))[:count]]

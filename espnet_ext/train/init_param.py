@@ -18,7 +18,9 @@ class Initialised:
     def summary(self) -> str:
         """One line for a person: counts, and the fresh ones by their first two name parts."""
         parts = sorted({".".join(name.split(".")[:2]) for name in self.fresh})
-        return f"{len(self.loaded)} tensors loaded, {len(self.fresh)} fresh" + (f": {', '.join(parts)}" if parts else "")
+        return f"{len(self.loaded)} tensors loaded, {len(self.fresh)} fresh" + (
+            f": {', '.join(parts)}" if parts else ""
+        )
 
 
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
@@ -34,11 +36,13 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file
         raise UserError(
-            f"{path}: cannot be read as a file of tensors ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "It is damaged, or it holds pickled objects, which are never executed here"
+            f"{path}: cannot be read as a file of tensors ({type(error).__name__}: {str(error).splitlines()[0]})."
+            " It is damaged, or it holds pickled objects, which are never executed here"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: expected a dictionary of tensors; give a model (`*epoch.pth`), not a checkpoint")
+        raise UserError(
+            f"{path}: expected a dictionary of tensors; give a model (`*epoch.pth`), not a checkpoint"
+        )
     return state
 
 
@@ -55,7 +59,9 @@ def init_param(model: torch.nn.Module, spec: str, ignore_mismatch: bool = False)
     """
     path, source, destination, excluded = (spec.split(":") + ["", "", ""])[:4]
     if spec.count(":") > 3:
-        raise UserError(f"--init_param {spec}: expected path[:source[:destination[:excluded]]] (no colon in the path)")
+        raise UserError(
+            f"--init_param {spec}: expected path[:source[:destination[:excluded]]] (no colon in the path)"
+        )
     state = load_state(path)
     skip = tuple(filter(None, excluded.split(",")))
     state = {name: value for name, value in state.items() if not (skip and name.startswith(skip))}
@@ -66,7 +72,8 @@ def init_param(model: torch.nn.Module, spec: str, ignore_mismatch: bool = False)
     state = {prefix + name: value for name, value in state.items()}
     own = model.state_dict()
     wrong = [
-        f"{name} {tuple(value.shape)} " + (f"against {tuple(own[name].shape)}" if name in own else "not in the model")
+        f"{name} {tuple(value.shape)} "
+        + (f"against {tuple(own[name].shape)}" if name in own else "not in the model")
         for name, value in state.items()
         if name not in own or own[name].shape != value.shape
     ]

@@ -2,24 +2,26 @@
 
 import argparse
 
-
 from espnet_ext.errors import UserError
 
 #: ESPnet options that this project's training does not read. One that is set all the same is an error: an
 #: option without effect costs its user a training.
 NOT_READ = """
-accum_grad adapter adapter_conf allow_multi_rates allow_variable_data_keys batch_bins batch_size batch_type
-category_sample_size chunk_default_fs chunk_discard_short_samples chunk_excluded_key_prefixes chunk_length
-chunk_max_abs_length chunk_shift_ratio collect_stats create_graph_in_tensorboard cudnn_benchmark cudnn_deterministic
-cudnn_enabled deepspeed_config detect_anomaly dist_backend dist_init_method dist_launcher dist_master_addr
-dist_master_port dist_rank dist_world_size drop_last_iter early_stopping_criterion exclude_weight_decay
-exclude_weight_decay_conf fold_length grad_clip_type grad_noise gradient_as_bucket_view local_rank max_cache_fd
-max_cache_size min_batch_size multi_task_dataset multiple_iterator multiprocessing_distributed nbest_averaging_interval
-no_forward_run num_att_plot num_cache_chunks num_iters_per_epoch patience pretrain_path save_strategy sharded_ddp
-shuffle_within_batch sort_batch sort_in_batch train_data_path_and_name_and_type train_dtype train_shape_file
-unused_parameters upsampling_factor use_adapter use_amp use_deepspeed use_matplotlib use_tf32 use_wandb
-val_scheduler_criterion valid_batch_bins valid_batch_size valid_batch_type valid_data_path_and_name_and_type
-valid_iterator_type valid_max_cache_size valid_shape_file write_collected_feats iterator_type
+accum_grad adapter adapter_conf allow_multi_rates allow_variable_data_keys batch_bins batch_size
+batch_type category_sample_size chunk_default_fs chunk_discard_short_samples
+chunk_excluded_key_prefixes chunk_length chunk_max_abs_length chunk_shift_ratio collect_stats
+create_graph_in_tensorboard cudnn_benchmark cudnn_deterministic cudnn_enabled deepspeed_config
+detect_anomaly dist_backend dist_init_method dist_launcher dist_master_addr dist_master_port
+dist_rank dist_world_size drop_last_iter early_stopping_criterion exclude_weight_decay
+exclude_weight_decay_conf fold_length grad_clip_type grad_noise gradient_as_bucket_view
+iterator_type local_rank max_cache_fd max_cache_size min_batch_size multi_task_dataset
+multiple_iterator multiprocessing_distributed nbest_averaging_interval no_forward_run num_att_plot
+num_cache_chunks num_iters_per_epoch patience pretrain_path save_strategy sharded_ddp
+shuffle_within_batch sort_batch sort_in_batch train_data_path_and_name_and_type train_dtype
+train_shape_file unused_parameters upsampling_factor use_adapter use_amp use_deepspeed
+use_matplotlib use_tf32 use_wandb val_scheduler_criterion valid_batch_bins valid_batch_size
+valid_batch_type valid_data_path_and_name_and_type valid_iterator_type valid_max_cache_size
+valid_shape_file write_collected_feats
 """.split()
 
 
@@ -31,19 +33,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--valid_data_dir", help="dumped directory of the validation set")
     add("--train_stats_dir", help="lengths of the training set (stage 5)")
     add("--valid_stats_dir", help="lengths of the validation set")
-    add("--frames_per_step", type=int, default=20000, help="feature frames of an optimiser step, padding counted")
+    add(
+        "--frames_per_step",
+        type=int,
+        default=20000,
+        help="feature frames of an optimiser step, padding counted",
+    )
     add(
         "--frames_per_micro_batch",
         type=int,
         default=0,
-        help="feature frames computed at once, padding counted (0: the whole step); changes memory, not results",
+        help="feature frames computed at once, padding counted (0: the whole step); changes memory alone",
     )
-    add("--padding", choices=["exact", "espnet"], default="exact", help="exact: batches do not change an utterance")
+    add(
+        "--padding",
+        choices=["exact", "espnet"],
+        default="exact",
+        help="exact: batches do not change an utterance",
+    )
     add("--loss_norm", choices=["utterance", "token"], default="utterance", help="denominator of the losses")
     add("--checkpoint_minutes", type=float, default=10.0, help="save within an epoch every so many minutes")
-    add("--max_skipped_steps", type=int, default=20, help="stop after so many steps without a finite gradient")
+    add(
+        "--max_skipped_steps", type=int, default=20, help="stop after so many steps without a finite gradient"
+    )
     # ESPnet's defaults write with packages that need not be there, and keep ten models.
-    parser.set_defaults(use_tensorboard=False, use_matplotlib=False, best_model_criterion=[("valid", "acc", "max")])
+    parser.set_defaults(
+        use_tensorboard=False, use_matplotlib=False, best_model_criterion=[("valid", "acc", "max")]
+    )
 
 
 def check(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
@@ -54,11 +70,19 @@ def check(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     """
     idle = [n for n in NOT_READ if hasattr(defaults, n) and getattr(args, n) != getattr(defaults, n)]
     if idle:
-        raise UserError(f"options of ESPnet that this training does not read: {', '.join('--' + n for n in idle)}")
-    missing = [n for n in ("train_data_dir", "valid_data_dir", "train_stats_dir", "valid_stats_dir") if not getattr(args, n)]
+        raise UserError(
+            f"options of ESPnet that this training does not read: {', '.join('--' + n for n in idle)}"
+        )
+    missing = [
+        n
+        for n in ("train_data_dir", "valid_data_dir", "train_stats_dir", "valid_stats_dir")
+        if not getattr(args, n)
+    ]
     if missing:
         raise UserError(f"missing options: {', '.join('--' + name for name in missing)}")
     if args.frames_per_step <= 0 or args.frames_per_micro_batch < 0 or args.max_epoch < 1:
-        raise UserError("--frames_per_step and --max_epoch must be positive, --frames_per_micro_batch not negative")
+        raise UserError(
+            "--frames_per_step and --max_epoch must be positive, --frames_per_micro_batch not negative"
+        )
     if len(args.best_model_criterion) != 1:
         raise UserError(f"--best_model_criterion: expected exactly one, got {args.best_model_criterion}")

@@ -100,7 +100,9 @@ class Trainer:
         self.options, self.model, self.objective, self.optimizer = options, model, objective, optimizer
         self.train_data, self.valid_data, self.folder = train, valid, folder
         self.lengths = {utterance: -(-length // frame_shift) for utterance, length in train.lengths.items()}
-        self.valid_lengths = {utterance: -(-length // frame_shift) for utterance, length in valid.lengths.items()}
+        self.valid_lengths = {
+            utterance: -(-length // frame_shift) for utterance, length in valid.lengths.items()
+        }
         self.progress = Progress()
         self.history = History(folder)
         # All epochs are planned ahead: the schedule ends with the last step, wherever that is.
@@ -130,7 +132,10 @@ class Trainer:
         while self.progress.epoch <= self.options.max_epoch:
             if not self._train_epoch():
                 self._save()
-                print(f"{self.stop.name}: saved at step {self.progress.step}; run the same command again", flush=True)
+                print(
+                    f"{self.stop.name}: saved at step {self.progress.step}; run the same command again",
+                    flush=True,
+                )
                 return RUN_AGAIN
             self._finish_epoch()
         self._write_summary()
@@ -172,7 +177,9 @@ class Trainer:
         for number, micro_batch in enumerate(step.micro_batches):
             batch = next(batches)
             if tuple(batch.utterances) != micro_batch:
-                raise RuntimeError(f"loader gave {batch.utterances[:2]}..., the plan says {micro_batch[:2]}...")
+                raise RuntimeError(
+                    f"loader gave {batch.utterances[:2]}..., the plan says {micro_batch[:2]}..."
+                )
             augment_keys = [key(options.seed, "augment", progress.epoch, name) for name in batch.utterances]
             seed_torch(options.seed, "dropout", progress.step, number)
             loss, figures = self.objective(batch, totals, augment_keys)
@@ -187,11 +194,14 @@ class Trainer:
         else:
             progress.skipped += 1
             progress.skipped_in_all += 1
-            print(f"step {progress.step + 1} skipped: gradient norm {norm}; utterances {' '.join(utterances)}", flush=True)
+            print(
+                f"step {progress.step + 1} skipped: gradient norm {norm}; utterances {' '.join(utterances)}",
+                flush=True,
+            )
             if progress.skipped >= options.max_skipped_steps:
                 raise UserError(
-                    f"{progress.skipped} steps in a row without a finite gradient; the last utterances stand in the "
-                    "log above: check their audio and text, or lower the learning rate"
+                    f"{progress.skipped} steps in a row without a finite gradient; the last utterances "
+                    "stand in the log above: check their audio and text, or lower the learning rate"
                 )
             step_means = {}
         if self.scheduler is not None:
@@ -214,7 +224,9 @@ class Trainer:
         for path in self.folder.glob("*epoch.pth"):
             if int(path.name.removesuffix("epoch.pth")) not in best:
                 path.unlink()
-        atomic_write_text(self.folder / "nbest.json", json.dumps({"criterion": [split, name, mode], "epochs": best}))
+        atomic_write_text(
+            self.folder / "nbest.json", json.dumps({"criterion": [split, name, mode], "epochs": best})
+        )
         figures = " ".join(f"{name}={value:.4g}" for name, value in row.items() if name.startswith("valid_"))
         print(f"epoch {progress.epoch}/{options.max_epoch} done, {figures}", flush=True)
         progress.epoch += 1
@@ -243,8 +255,8 @@ class Trainer:
         left = self._seconds() / done * (1 - done)
         text = " ".join(f"{name}={value:.4g}" for name, value in figures.items())
         print(
-            f"epoch {progress.epoch}/{self.options.max_epoch} step {progress.step}/{self.steps_before[-1]} {text} "
-            f"lr={self.optimizer.param_groups[0]['lr']:.3g} left {left / 60:.1f} min",
+            f"epoch {progress.epoch}/{self.options.max_epoch} step {progress.step}/{self.steps_before[-1]} "
+            f"{text} lr={self.optimizer.param_groups[0]['lr']:.3g} left {left / 60:.1f} min",
             flush=True,
         )
 
@@ -253,7 +265,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.last_epoch if self.scheduler is not None else None,
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "progress": vars(self.progress),
             "history": self.history.rows,
             "seed": self.options.seed,
@@ -275,9 +287,17 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             rows = state["history"]
             if self.scheduler is not None:
-                # The schedule is a function of the step: its place is all there is to restore.
-                self.scheduler.last_epoch = state["scheduler"] - 1
-                self.scheduler.step()
+                self.scheduler.load_state_dict(state["scheduler"])
+                if isinstance(self.scheduler, torch.optim.lr_scheduler.LambdaLR):
+                    # With a longer `max_epoch` the rate of the same step is another one: take it anew.
+                    parts = zip(
+                        self.optimizer.param_groups,
+                        self.scheduler.base_lrs,
+                        self.scheduler.lr_lambdas,
+                        strict=True,
+                    )
+                    for group, peak, factor in parts:
+                        group["lr"] = peak * factor(self.scheduler.last_epoch)
             print(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}", flush=True)
         self.history = History(self.folder, rows, self.options.use_tensorboard)
 

@@ -1,0 +1,33 @@
+"""Warm-up to the peak, decay to the final rate at the last step."""
+
+import pytest
+import torch
+
+from espnet_ext.train.schedule import WarmupDecay
+
+
+def rates(**options) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = WarmupDecay(optimizer, **options)
+    values = []
+    for _ in range(options["total_steps"]):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return [*values, optimizer.param_groups[0]["lr"]]
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_shape(shape):
+    values = rates(warmup_steps=4, total_steps=20, final=0.1, shape=shape)
+    assert values[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    assert values[12] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))  # half-way down, both shapes
+    assert values[-1] == pytest.approx(0.2)
+    assert all(a > b for a, b in zip(values[4:], values[5:], strict=False))
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="total_steps"):
+        rates(total_steps=0)
+    with pytest.raises(ValueError, match="cosine or linear"):
+        rates(total_steps=5, shape="step")

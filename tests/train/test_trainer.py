@@ -1,0 +1,187 @@
+"""The loop: resume equals no interruption, loaders change nothing, results are written whole."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from espnet_ext.asr.task import ASRTask
+from espnet_ext.errors import UserError
+from espnet_ext.train import trainer as trainer_module
+from espnet_ext.train.checkpoint import NAME
+from espnet_ext.train.trainer import Trainer
+
+
+def final_state(folder) -> dict:
+    state = torch.load(folder / NAME, weights_only=True)
+    state["progress"].pop("seconds")
+    for row in state["history"]:
+        row.pop("seconds")
+    return state
+
+
+def assert_same(one, other) -> None:
+    """Equal to the bit, through dictionaries and lists."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy_corpus, tmp_path_factory):
+    """Final state of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    c = toy_corpus
+    data = [f"--{s}_data_dir={c / 'dump'}" for s in ("train", "valid")]
+    stats = [f"--{s}_stats_dir={c / 'stats'}" for s in ("train", "valid")]
+    cmd = [
+        "--config",
+        str(c / "train.yaml"),
+        "--output_dir",
+        str(folder),
+        "--token_list",
+        str(c / "tokens.txt"),
+    ]
+    assert ASRTask.main(cmd=cmd + data + stats) == 0
+    return folder
+
+
+def test_what_a_finished_training_leaves(uninterrupted):
+    rows = list(csv.DictReader((uninterrupted / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    summary = json.loads((uninterrupted / "train_summary.json").read_text())
+    assert summary["steps"] == int(rows[-1]["step"]) and summary["epochs"] == 3
+    ranked = json.loads((uninterrupted / "nbest.json").read_text())
+    by_accuracy = sorted(rows, key=lambda row: (-float(row["valid_acc"]), int(row["epoch"])))
+    assert ranked["epochs"] == [int(row["epoch"]) for row in by_accuracy]
+
+
+def test_training_twice_is_the_same(uninterrupted, toy_command, tmp_path):
+    assert ASRTask.main(cmd=toy_command(tmp_path)) == 0
+    assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_loader_processes_change_nothing(uninterrupted, toy_command, tmp_path, workers):
+    assert ASRTask.main(cmd=toy_command(tmp_path, "--num_workers", str(workers))) == 0
+    assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 5, 8, 12])
+def test_resume_equals_no_interruption(uninterrupted, toy_command, tmp_path, monkeypatch, dies_at):
+    """A run that saves after every step and dies after some step ends where the whole run ended."""
+    step = Trainer._step
+    calls = []
+
+    def dying(self, *args):
+        calls.append(None)
+        if len(calls) == dies_at:
+            raise Killed
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", dying)
+    with pytest.raises(Killed):
+        ASRTask.main(cmd=toy_command(tmp_path, "--checkpoint_minutes", "0"))
+    monkeypatch.setattr(Trainer, "_step", step)
+    assert not (tmp_path / "train_summary.json").exists()
+    assert ASRTask.main(cmd=toy_command(tmp_path, "--resume", "true")) == 0
+    assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+def test_longer_max_epoch_goes_on(uninterrupted, toy_command, tmp_path):
+    assert ASRTask.main(cmd=toy_command(tmp_path, "--max_epoch", "2", "--scheduler", "none")) == 0
+    assert (
+        ASRTask.main(cmd=toy_command(tmp_path, "--max_epoch", "3", "--scheduler", "none", "--resume", "true"))
+        == 0
+    )
+    assert [row["epoch"] for row in final_state(tmp_path)["history"]] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_signal_saves_and_asks_to_run_again(uninterrupted, toy_command, tmp_path):
+    """SIGTERM in the middle: exit status 75, and the next run ends where the whole run ended."""
+    command = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_command(tmp_path, "--resume", "true")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "step 4/" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 75 and "SIGTERM: saved at step" in rest
+    assert not (tmp_path / "train_summary.json").exists()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment(uninterrupted, toy_command, tmp_path):
+    """Hard stops, saving after each step: every resume goes on and the end is the same."""
+    extra = ("--resume", "true", "--checkpoint_minutes", "0")
+    command = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_command(tmp_path, *extra)]
+    for delay in (0.0, 0.05, 0.13):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+def test_micro_batches_change_memory_not_results(toy_command, tmp_path):
+    """Without dropout and masks, a step in pieces is the step at once."""
+    quiet = []
+    for part in ("encoder", "decoder"):
+        quiet += [f"--{part}_conf", "dropout_rate=0.0", f"--{part}_conf", "positional_dropout_rate=0.0"]
+    options = ["--specaug", "none", *quiet, "--max_epoch", "1", "--optim", "sgd", "--optim_conf", "lr=0.01"]
+    states = []
+    for budget in ("900", "300"):
+        folder = tmp_path / budget
+        assert ASRTask.main(cmd=toy_command(folder, *options, "--frames_per_micro_batch", budget)) == 0
+        states.append(torch.load(folder / "1epoch.pth", weights_only=True))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_steps_without_finite_gradient_are_skipped_and_end_the_run(toy_command, tmp_path, monkeypatch, capfd):
+    real = trainer_module.torch.nn.utils.clip_grad_norm_
+
+    def broken(parameters, limit):
+        return real(parameters, limit) * float("nan")
+
+    monkeypatch.setattr(trainer_module.torch.nn.utils, "clip_grad_norm_", broken)
+    with pytest.raises(UserError, match="4 steps in a row without a finite gradient"):
+        ASRTask.main(cmd=toy_command(tmp_path, "--max_skipped_steps", "4"))
+    assert "step 1 skipped: gradient norm nan; utterances utt" in capfd.readouterr().out
+
+
+def test_options_without_effect_are_refused(toy_command, tmp_path):
+    with pytest.raises(UserError, match="does not read: --batch_bins, --use_amp"):
+        ASRTask.main(cmd=toy_command(tmp_path, "--batch_bins", "7", "--use_amp", "true"))
+    with pytest.raises(UserError, match="--freeze_param encodr: no parameter"):
+        ASRTask.main(cmd=toy_command(tmp_path, "--freeze_param", "encodr"))
+
+
+def test_another_seed_does_not_take_over_an_experiment(uninterrupted, toy_command):
+    with pytest.raises(UserError, match="was trained with seed 0, not 5"):
+        ASRTask.main(cmd=toy_command(uninterrupted, "--seed", "5", "--resume", "true"))
