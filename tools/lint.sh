@@ -14,7 +14,7 @@ list_files() { # those that are committed or about to be; in an unpacked archive
 shell_files=()
 while IFS= read -r -d '' file; do
   if [ -L "${file}" ] || [ ! -f "${file}" ]; then continue; fi # links lead to files of the template
-  case ${file} in
+  case ${file##*/} in
     *.sh) shell_files+=("${file}") ;;
     *.*) ;;
     *) if head -n 1 "${file}" | grep -aqE '^#!.*\b(ba)?sh\b'; then shell_files+=("${file}"); fi ;;
