@@ -81,13 +81,15 @@ def main() -> None:
         reference = None
         for system, command in systems.items():
             wall, cpu = timed(command, folder, **environment)
-            reference = reference or wall
+            reference = reference or (wall, cpu)
             figures = {
                 "audio_seconds": round(seconds),
                 "wall_seconds": round(wall, 2),
                 "cpu_seconds": round(cpu, 2),
             }
-            figures["times_faster_than_espnet"] = round(reference / wall, 1)
+            # On a busy machine only the second figure means anything.
+            figures["times_faster_than_espnet"] = round(reference[0] / wall, 1)
+            figures["times_less_cpu_than_espnet"] = round(reference[1] / cpu, 1)
             if system.startswith("ours"):
                 theirs = folder / "espnet1" / "train" / "feats_stats.npz"
                 difference = _largest_difference(folder / "ours" / "feats_stats.npz", theirs)

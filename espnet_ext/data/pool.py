@@ -1,7 +1,7 @@
 """Work in several processes with results in order, so that they do not depend on the number of processes.
 
-The matrices of the data stages are too small for a BLAS library's threads, which would only get in each other's
-way: every process uses one.
+The matrices of the data stages are too small for a BLAS library's threads, which would only get in each
+other's way: every process uses one.
 """
 
 import ctypes
@@ -53,7 +53,7 @@ def ordered_map(
 
 
 def _start_worker() -> None:
-    """One thread a process. Ctrl-C is the parent's to handle; when the parent is killed, so are the workers."""
+    """One thread a process. Ctrl-C is for the parent to handle; when it is killed, so are the workers."""
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
