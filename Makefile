@@ -7,8 +7,8 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 activate := . tools/activate_python.sh
-# Two threads per process and several processes do not fit on two cores; a test that wants more says so itself.
-export OMP_NUM_THREADS ?= 1
+# Tests start several processes at a time: one thread each. A recipe's training gets all cores, from its back end.
+test test-fast: export OMP_NUM_THREADS ?= 1
 
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
