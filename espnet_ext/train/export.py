@@ -17,8 +17,9 @@ from espnet_ext.train.averaging import average
 #: What stock ESPnet needs to build the model and its tokenizer; everything else is about training.
 INFERENCE_KEYS = """
 token_list init input_size ctc_conf joint_net_conf use_preprocessor token_type bpemodel non_linguistic_symbols
-cleaner g2p frontend frontend_conf normalize normalize_conf model model_conf preencoder preencoder_conf encoder
-encoder_conf postencoder postencoder_conf decoder decoder_conf preprocessor preprocessor_conf
+cleaner g2p frontend frontend_conf normalize normalize_conf model model_conf preencoder preencoder_conf
+encoder encoder_conf
+postencoder postencoder_conf decoder decoder_conf preprocessor preprocessor_conf
 """.split()
 
 #: Largest difference between the outputs of the trained model and of the export, as a part of their scale.
@@ -29,8 +30,9 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int) -> list[int]:
     """Average the n best epochs and write them as a plain ESPnet model.
 
     Writes `config.yaml`, `model.pth`, `feats_stats.npz`, `bpe.model`, `export.json`; paths in the
-    configuration are relative to the folder. The written model is read back by stock ESPnet's own construction
-    code, its names are compared in both directions, and its encoder's output is compared with the trained model's.
+    configuration are relative to the folder. The written model is read back by stock ESPnet's own
+    construction code, its names are compared in both directions, and its encoder's output is compared with
+    the trained model's.
 
     Args:
         exp_dir: a finished training.

@@ -5,15 +5,20 @@ from types import FrameType
 
 
 class StopRequest:
-    """True once SIGUSR1 or SIGTERM has arrived. Further signals change nothing."""
+    """True once SIGUSR1 or SIGTERM has arrived while it was entered. Further signals change nothing."""
 
     def __init__(self):
         self.name: str | None = None
+        self._before: dict = {}
 
-    def install(self) -> "StopRequest":
+    def __enter__(self) -> "StopRequest":
         for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, self._handle)
+            self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name

@@ -125,19 +125,17 @@ class Trainer:
         Raises:
             UserError: too many steps in a row had no finite gradient.
         """
-        self.stop.install()
-        self._restore()
-        self.started = self.last_save = time.monotonic() - self.progress.seconds
-        self.last_save += self.progress.seconds
-        while self.progress.epoch <= self.options.max_epoch:
-            if not self._train_epoch():
-                self._save()
-                print(
-                    f"{self.stop.name}: saved at step {self.progress.step}; run the same command again",
-                    flush=True,
-                )
-                return RUN_AGAIN
-            self._finish_epoch()
+        with self.stop:
+            self._restore()
+            self.started = time.monotonic() - self.progress.seconds
+            self.last_save = time.monotonic()
+            while self.progress.epoch <= self.options.max_epoch:
+                if not self._train_epoch():
+                    self._save()
+                    step = self.progress.step
+                    print(f"{self.stop.name}: saved at step {step}; run the same command again", flush=True)
+                    return RUN_AGAIN
+                self._finish_epoch()
         self._write_summary()
         return 0
 

@@ -1,0 +1,102 @@
+"""An export is a plain ESPnet model: stock ESPnet reads it where this package cannot be imported."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet_ext.asr.load import load_exported
+from espnet_ext.asr.task import ASRTask
+from espnet_ext.errors import UserError
+from espnet_ext.train.averaging import average
+from espnet_ext.train.export import export
+
+STOCK = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "espnet_ext":
+            raise ImportError("espnet_ext is not installed here")
+sys.meta_path.insert(0, Refuse())
+import numpy, torch
+from espnet2.bin.asr_inference import Speech2Text
+model = Speech2Text("config.yaml", "model.pth", beam_size=3, ctc_weight=0.3, device="cpu")
+assert not any(name.startswith("espnet_ext") for name in sys.modules)
+speech = numpy.load(sys.argv[1])
+with torch.no_grad():
+    encoded, _ = model.asr_model.encode(torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
+numpy.save(sys.argv[2], encoded.numpy())
+print("HYPOTHESIS", model(speech)[0][0])
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(toy_corpus, tmp_path_factory):
+    """A finished toy training with global normalisation."""
+    folder = tmp_path_factory.mktemp("trained")
+    features = np.random.default_rng(0).normal(-5, 3, (1000, 20))
+    np.savez(
+        folder / "feats_stats.npz", count=1000, sum=features.sum(0), sum_square=(features**2).sum(0)
+    )
+    c = toy_corpus
+    cmd = ["--config", str(c / "train.yaml"), "--output_dir", str(folder / "exp")]
+    cmd += ["--token_list", str(c / "tokens.txt"), "--normalize", "global_mvn"]
+    cmd += ["--normalize_conf", f"stats_file={folder / 'feats_stats.npz'}"]
+    cmd += [f"--{s}_data_dir={c / 'dump'}" for s in ("train", "valid")]
+    cmd += [f"--{s}_stats_dir={c / 'stats'}" for s in ("train", "valid")]
+    assert ASRTask.main(cmd=cmd) == 0
+    return folder / "exp"
+
+
+def test_export_holds_the_average_and_relative_paths(trained, tmp_path):
+    epochs = export(trained, tmp_path / "export", nbest=2)
+    ranked = json.loads((trained / "nbest.json").read_text())["epochs"]
+    assert epochs == ranked[:2]
+    expected = average([trained / f"{epoch}epoch.pth" for epoch in ranked[:2]])
+    state = torch.load(tmp_path / "export" / "model.pth", weights_only=True)
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in state)
+    text = (tmp_path / "export" / "config.yaml").read_text()
+    assert str(trained) not in text and yaml.safe_load(text)["model"] == "espnet"
+    (tmp_path / "export").rename(tmp_path / "elsewhere")
+    load_exported(tmp_path / "elsewhere")
+
+
+@pytest.mark.slow
+def test_stock_espnet_decodes_it_without_this_package(trained, toy_corpus, tmp_path):
+    export(trained, tmp_path / "export", nbest=3)
+    speech, _ = soundfile.read(toy_corpus / "3.wav", dtype="float32")
+    np.save(tmp_path / "speech.npy", speech)
+    command = [sys.executable, "-c", STOCK, str(tmp_path / "speech.npy"), str(tmp_path / "encoded.npy")]
+    done = subprocess.run(command, cwd=tmp_path / "export", capture_output=True, text=True)
+    assert "HYPOTHESIS" in done.stdout, done.stderr
+    model = load_exported(tmp_path / "export")
+    with torch.no_grad():
+        mine, _ = model.encode(torch.from_numpy(speech)[None], torch.tensor([len(speech)]))
+    theirs = np.load(tmp_path / "encoded.npy")
+    assert np.abs(mine.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+def test_unfinished_training_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="has not finished"):
+        export(tmp_path, tmp_path / "export", nbest=1)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_load_refuses_other_names(trained, tmp_path, change):
+    export(trained, tmp_path / "export", nbest=1)
+    state = torch.load(tmp_path / "export" / "model.pth", weights_only=True)
+    if change == "missing":
+        state.pop("ctc.ctc_lo.bias")
+    elif change == "extra":
+        state["head.weight"] = torch.zeros(1)
+    else:
+        state["ctc.ctc_lo.bias"] = torch.zeros(3)
+    torch.save(state, tmp_path / "export" / "model.pth")
+    with pytest.raises(UserError, match=r"model\.pth: does not fit its configuration: 1 .*(ctc_lo|head)"):
+        load_exported(tmp_path / "export")
