@@ -1,6 +1,7 @@
 """The driver behind ``asr.sh``: which stages to run, in which state they are, how they end."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -193,12 +194,12 @@ class Driver:
         print(f"error: {text}" if result not in (PREEMPTED, INTERRUPTED) else text, file=sys.stderr)
 
     def _logs(self, stage: Stage, since: float) -> list[str]:
-        """Logs of a stage that were written in this run, the latest first."""
+        """Logs of a stage that were written in this run: those of failed jobs first, then the latest."""
         found = []
         for path in paths_of(stage.logs, self.values, self.options.lists):
             if os.path.exists(path) and os.stat(path).st_mtime >= since - 1:
-                found.append((os.stat(path).st_mtime, path))
-        return [path for _, path in sorted(found, reverse=True)]
+                found.append((_failed(path), os.stat(path).st_mtime, path))
+        return [path for _, _, path in sorted(found, reverse=True)]
 
     def _words(self, stage: Stage) -> list[str]:
         return shlex.split(self.values[stage.arguments]) if stage.arguments else []
@@ -207,6 +208,14 @@ class Driver:
         """Environment of a stage script: all options, and ``resume`` as the decision for this run."""
         own = {"template_dir": str(self.template), "resume": "true" if resume else "false"}
         return {**os.environ, **self.values, **own}
+
+
+def _failed(log: str) -> bool:
+    """Whether a job ended, by its log, neither with status 0 nor because another had failed."""
+    with open(log, "rb") as handle:
+        handle.seek(max(0, os.fstat(handle.fileno()).st_size - 400))
+        codes = re.findall(rb"^# Ended \(code (\d+)\)", handle.read(), re.M)
+    return bool(codes) and codes[-1] not in (b"0", b"143")
 
 
 def say(text: str) -> None:

@@ -100,7 +100,7 @@ def test_dry_run_of_characters_has_no_sentencepiece_model(corpus):
 
 
 def test_absent_sets_are_left_out_with_a_message(corpus):
-    """Stages 1 and 3 on a corpus without its test set and without untranscribed speech."""
+    """Stages 1 and 2 of a corpus without its test set and without untranscribed speech."""
     data = corpus.folder / "local/data.sh"
     data.write_text(
         "#!/usr/bin/env bash\nset -e\n"

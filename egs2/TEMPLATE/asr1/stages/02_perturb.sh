@@ -24,4 +24,4 @@ for set in $(unique "${pretrain_set}" "${train_set}"); do
     queue python -m espnet_ext.bin.perturb_data --in_dir "${datadir}/${set}" --out_dir "${datadir}/${set}_sp" \
         --speeds ${speed_perturb_factors} --nj "${nj}"
 done
-run_queue "${cpu_cmd}" --num_threads "${nj}"
+run_queue "${cpu_cmd}" --num_threads "${nj}" --max_jobs_run 1

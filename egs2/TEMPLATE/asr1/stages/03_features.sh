@@ -38,4 +38,4 @@ for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}" ${test_set
         --feats_type "${feats_type}" --fs "${fs}" --min_duration "${min_wav_duration}" \
         --max_duration "${max_wav_duration}" --max_drop_fraction "${max_drop_fraction}" --nj "${nj}"
 done
-run_queue "${cpu_cmd}" --num_threads "${nj}"
+run_queue "${cpu_cmd}" --num_threads "${nj}" --max_jobs_run 1

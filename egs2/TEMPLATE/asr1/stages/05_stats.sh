@@ -31,4 +31,4 @@ for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}"); do
         --config "$(config "${pretrain_config}")" --token_type "${token_type}" "${token_args[@]:2}" \
         --feats_stats "${feats_stats}" --max_drop_fraction "${max_drop_fraction}" --nj "${nj}"
 done
-run_queue "${cpu_cmd}" --num_threads "${nj}"
+run_queue "${cpu_cmd}" --num_threads "${nj}" --max_jobs_run 1

@@ -111,13 +111,15 @@ unique() {
     done
 }
 
-# fresh DIR: a training that starts from the beginning must not find an older one's files; they are kept as DIR.oldN.
+# fresh DIR: a training that starts from the beginning must not find an older one's files; they are kept beside it.
 fresh() {
-    local n=1
+    local n=1 old
     if [ "${resume}" = true ] || [ "${dry_run}" = true ] || [ ! -d "$1" ]; then return 0; fi
-    while [ -e "$1.old${n}" ]; do n=$((n + 1)); done
-    say "$1 holds a run with other options or inputs (or --force is given): kept as $1.old${n}"
-    run mv -- "$1" "$1.old${n}"
+    old=$(dirname "$1")/.old/$(basename "$1")
+    while [ -e "${old}.${n}" ]; do n=$((n + 1)); done
+    say "$1 holds a run with other options or inputs (or --force was given): moved to ${old}.${n}"
+    mkdir -p "$(dirname "${old}")"
+    run mv -- "$1" "${old}.${n}"
 }
 
 # Options that say what the tokens are, for collect_stats and for ESPnet tasks (which call every SentencePiece bpe).
