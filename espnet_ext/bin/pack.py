@@ -39,15 +39,19 @@ def main(argv: list[str] | None = None) -> None:
 def pack_model(model_dir: Path, out: Path) -> None:
     """Write the archive, whole or not at all.
 
-    ESPnet stores files under their path relative to the current directory, links resolved; what lies elsewhere gets
-    an absolute path that no other machine has. So the files are packed from a folder that holds copies of them.
+    ESPnet stores files under their path relative to the current directory, links resolved; what lies
+    elsewhere gets an absolute path that no other machine has. So the files are packed from a folder that
+    holds copies of them.
 
     Raises:
         UserError: the configuration names a file that is not in the model's folder.
     """
     from espnet2.main_funcs.pack_funcs import pack
 
-    with tempfile.TemporaryDirectory(prefix="espnet_ext_pack_") as folder, atomic_path(out.absolute()) as archive:
+    with (
+        tempfile.TemporaryDirectory(prefix="espnet_ext_pack_") as folder,
+        atomic_path(out.absolute()) as archive,
+    ):
         names = ["config.yaml", "model.pth", *_named_files(model_dir)]
         for name in names:
             shutil.copyfile(model_dir / name, Path(folder) / name)

@@ -1,21 +1,22 @@
 """Joint CTC/attention beam search over all hypotheses of all utterances of a batch at once.
 
-The score of a hypothesis is ``(1 - ctc_weight) log p_att + ctc_weight log p_ctc + penalty * length`` (Watanabe et al. 2017,
-"Hybrid CTC/attention architecture for end-to-end speech recognition", equation 49). Hypotheses, scores and stopping rules are
-those of ESPnet 202511's BatchBeamSearch, which takes one utterance at a time; it differs in four places, none of which
-changes the n-best list of an ordinary search:
+The score of a hypothesis is ``(1 - ctc_weight) log p_att + ctc_weight log p_ctc + penalty * length``
+(Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition", equation 49).
+Hypotheses, scores and stopping rules are those of ESPnet 202511's BatchBeamSearch, which takes one
+utterance at a time; it differs in four places, none of which changes the n-best list of an ordinary search:
 
 * an utterance also stops when no running hypothesis can enter its n-best list any more;
-* CTC prefixes are summed in float64, and a hypothesis of probability zero is dropped (ESPnet: a score of -1e10);
-* at the length limit ESPnet appends a second ``<eos>`` to a hypothesis that just ended, which shows in its text;
-* where no hypothesis reaches ``minlenratio``, the bound is lowered until one does (ESPnet gives up below 0.1).
+* CTC prefixes are summed in float64, and a hypothesis of probability zero is dropped (ESPnet: scored -1e10);
+* at the length limit ESPnet appends a second ``<eos>`` to a hypothesis that has just ended, which shows in
+  its text and counts in its length;
+* where no hypothesis reaches ``minlenratio``, it is lowered until one does (ESPnet gives up below 0.1).
 
-B: utterances, N: hypotheses of an utterance, T: frames, V: tokens, S: tokens that CTC scores, U: tokens so far, D: features.
+B: utterances, N: hypotheses of an utterance, T: frames, V: tokens, S: tokens that CTC scores,
+U: tokens so far, D: features.
 """
 
 import heapq
 import math
-from dataclasses import dataclass
 
 import torch
 
@@ -23,27 +24,16 @@ from espnet_ext.decode.cached_decoder import CachedDecoder
 from espnet_ext.decode.ctc_prefix import CTCPrefixScorer
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.limits import length_limits
+from espnet_ext.decode.options import DecodeOptions
 
-#: Share of tokens, relative to the beam, that the decoder proposes to the CTC scorer (ESPnet's ``pre_beam_ratio``).
+#: Share of tokens, relative to the beam, that the decoder proposes to the CTC scorer (ESPnet's
+#: ``pre_beam_ratio``).
 PRE_BEAM_RATIO = 1.5
 #: End detection (Watanabe et al. 2017, equation 50): what ended in each of this many steps ...
 END_STEPS = 3
 #: ... was this much worse than the best. ESPnet looks at lengths with <sos> and <eos>, so at steps two back.
 END_MARGIN = -10.0
 END_DELAY = 2
-
-
-@dataclass(frozen=True)
-class BeamOptions:
-    """What ESPnet calls the same: see :class:`espnet_ext.decode.options.DecodeOptions` for the meaning of each."""
-
-    beam_size: int = 5
-    ctc_weight: float = 0.3
-    penalty: float = 0.0
-    maxlenratio: float = 0.0
-    minlenratio: float = 0.0
-    normalize_length: bool = False
-    nbest: int = 1
 
 
 def beam_search(
@@ -54,17 +44,17 @@ def beam_search(
     sos: int,
     eos: int,
     blank: int,
-    options: BeamOptions,
+    options: DecodeOptions,
 ) -> list[list[Hypothesis]]:
     """Search the best token sequences of every utterance.
 
     Args:
-        decoder: an ESPnet transformer decoder in eval mode; not used (None allowed) where ``ctc_weight`` is 1.
-        ctc: an ESPnet CTC layer; not used (None allowed) where ``ctc_weight`` is 0.
+        decoder: an ESPnet transformer decoder in eval mode; None is allowed where ``ctc_weight`` is 1.
+        ctc: an ESPnet CTC layer; None is allowed where it is 0.
         memory: encoder output (B, T, D).
         lens: encoder frames (B,).
         sos, eos, blank: token ids.
-        options: the search's.
+        options: beam, weights and length limits.
 
     Returns:
         For each utterance at least one and at most ``nbest`` hypotheses, the best first.
@@ -95,7 +85,7 @@ class _Search:
         self.utterances = torch.arange(memory.size(0), device=device)  # (B,), rows of the input
         self.shortest, self.longest = length_limits(lens, options.maxlenratio, minlenratio)  # (B,)
         self.prefix = torch.full((memory.size(0), 1, 1), sos, device=device)  # (B, N, U + 1)
-        # The decoder's part and the length bonus; CTC's part is a function of the prefix alone, not of its history.
+        # The decoder's part and the bonus; CTC's part follows from the prefix alone, not from its history.
         self.partial = torch.zeros(memory.size(0), 1, dtype=torch.float64, device=device)  # (B, N)
         self.ended: list[list[tuple[float, Hypothesis]]] = [[] for _ in range(memory.size(0))]
         self.best_ended = torch.full((memory.size(0),), -torch.inf, dtype=torch.float64, device=device)
@@ -145,7 +135,7 @@ class _Search:
         return partial, total
 
     def _prune(self, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best ``beam_size`` extensions of each utterance: parents, tokens and scores (B, N), the best first."""
+        """The best extensions of each utterance, best first: parents, tokens and scores, all (B, N)."""
         candidates = total.flatten(1)  # (B, N x V)
         totals, index = candidates.topk(min(self.options.beam_size, candidates.size(1)), dim=-1)
         return index // total.size(-1), index % total.size(-1), totals

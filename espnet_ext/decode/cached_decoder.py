@@ -1,14 +1,16 @@
 """A transformer decoder that is asked for one token at a time and computes only what is new.
 
-ESPnet's ``forward_one_step`` projects keys and values of the whole memory and of the whole prefix at every step and for
-every hypothesis. Here the memory's are computed once an utterance and shared by its hypotheses, the prefix's once a token.
+ESPnet's ``forward_one_step`` projects keys and values of the whole memory and of the whole prefix at every
+step and for every hypothesis. Here the memory's are computed once an utterance and shared by its
+hypotheses, the prefix's once a token.
 
-B: utterances, N: hypotheses of an utterance, T: frames, U: tokens so far, D: features, H: heads, K: D / H, V: tokens.
+B: utterances, N: hypotheses of an utterance, T: frames, U: tokens so far, D: features, H: heads, K: D / H,
+V: tokens.
 """
 
 import torch
-from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from espnet.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
+from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from torch.nn.functional import scaled_dot_product_attention
 
 from espnet_ext.errors import UserError
@@ -56,7 +58,7 @@ class CachedDecoder:
             Log-probabilities of the next token (B, N, V).
         """
         utterances, hypotheses, length = prefix.shape
-        # The whole prefix, since ESPnet's positional encodings know no offset; an embedding costs next to nothing.
+        # The whole prefix, since ESPnet's positional encodings know no offset; it costs next to nothing.
         x = self.decoder.embed(prefix.reshape(-1, length))[:, -1].view(
             utterances, hypotheses, -1
         )  # (B, N, D)
@@ -114,7 +116,7 @@ def _keys_values(attention: MultiHeadedAttention, x: torch.Tensor) -> tuple[torc
 
 
 def _attend_memory(attention, query, memory, visible):
-    """Attention of the hypotheses (B, N, D) over the frames of their utterance: hypotheses stand where time stands."""
+    """Attention of hypotheses (B, N, D) over their utterance's frames: they take the place of time."""
     utterances, hypotheses, _ = query.shape
     q = attention.linear_q(query).view(utterances, hypotheses, attention.h, attention.d_k).transpose(1, 2)
     out = scaled_dot_product_attention(attention.q_norm(q), *memory, attn_mask=visible)  # (B, H, N, K)

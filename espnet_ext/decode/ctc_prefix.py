@@ -1,13 +1,15 @@
 """CTC prefix probabilities for many hypotheses of many utterances.
 
-psi(h) is the probability that the label sequence starts with h (Watanabe et al. 2017, "Hybrid CTC/attention architecture",
-algorithm 2). For h extended by c
+psi(h) is the probability that the label sequence starts with h (Watanabe et al. 2017, "Hybrid CTC/attention
+architecture", algorithm 2). For h extended by c
 
-    psi(h c) = sum_t  phi(h, c)[t - 1] * y[t, c],   phi(h, c)[t] = r_b(h)[t] + (r_n(h)[t] if c differs from h's last label),
+    psi(h c) = sum over t of phi(h, c)[t - 1] y[t, c]
+    phi(h, c)[t] = r_b(h)[t] + (r_n(h)[t] if c differs from the last label of h)
 
-with r_n and r_b the probabilities of all paths over frames 0..t that spell h and end in its last label or in a blank. Two
-things make this fast: scoring an extension needs no recursion over t, and the recursion of the few extensions that a beam
-keeps is linear, so that it is a cumulative sum (in the log domain, in float64) instead of a loop over the frames.
+with r_n and r_b the probabilities of all paths over frames 0..t that spell h and end in its last label or
+in a blank. Two things make this fast: scoring an extension needs no recursion over t, and the recursion of
+the few extensions that a beam keeps is linear, so that it is a cumulative sum (in the log domain, in
+float64) instead of a loop over the frames.
 
 B: utterances, N: hypotheses of an utterance, T: frames, V: tokens, S: tokens to score.
 """
@@ -28,8 +30,8 @@ class CTCPrefixScorer:
         lens = lens.to(logp.device)
         frames = torch.arange(logp.size(1), device=logp.device)
         self.valid = frames < lens[:, None]  # (B, T)
-        # Zeros behind the end keep the cumulative sums finite; nothing reads what comes out of there. The clamp keeps a
-        # probability of zero from turning differences of sums into inf - inf.
+        # Zeros behind the end keep the cumulative sums finite; nothing reads what comes out of there. The
+        # clamp keeps a probability of zero from turning differences of sums into inf - inf.
         logp = logp.double().clamp(min=-1e5).masked_fill(~self.valid[..., None], 0.0)
         self.logp = logp.transpose(1, 2).contiguous()  # (B, V, T)
         self.blank = logp[:, None, :, blank]  # (B, 1, T)
@@ -76,7 +78,7 @@ class CTCPrefixScorer:
         return total.gather(2, self.last_frame.expand(-1, total.size(1), 1))[..., 0]
 
     def select(self, parents: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Go on with new hypotheses: the n-th of utterance b is ``parents[b, n]`` extended by ``tokens[b, n]``.
+        """Go on with others: the n-th of utterance b is now ``parents[b, n]`` extended by ``tokens[b, n]``.
 
         Args:
             parents: indices of hypotheses (B, N').
@@ -87,7 +89,7 @@ class CTCPrefixScorer:
         repeats = (tokens == self.last[rows, parents])[..., None]
         phi = self._before(torch.where(repeats, blank, torch.logaddexp(label, blank)))
         y = self.logp[rows, tokens]  # (B, N', T)
-        # r_n[t] = (r_n[t-1] + phi[t-1]) y[t]; divided by the product of y up to t it is a running sum of phi[t-1] / prod
+        # r_n[t] = (r_n[t-1] + phi[t-1]) y[t]: divided by the product of y[0..t] this is a running sum
         y_sum = y.cumsum(dim=-1)
         self.r_label = y_sum + torch.logcumsumexp(phi - (y_sum - y), dim=-1)
         # r_b[t] = (r_b[t-1] + r_n[t-1]) y_blank[t], and no path ends in a blank at frame 0

@@ -34,7 +34,8 @@ class DecodeOptions:
         beam_size: hypotheses kept at every step.
         ctc_weight: share of CTC in the score, 0 (attention only) to 1 (CTC only).
         penalty: added to the score for every token; positive values favour longer hypotheses.
-        maxlenratio: greatest length, as a share of the encoder's frames; negative: in tokens; 0: end detection.
+        maxlenratio: greatest length, as a share of the encoder's frames; negative: in tokens; 0:
+            one token a frame, and the beam search ends where it detects that nothing better will come.
         minlenratio: least length, as a share of the encoder's frames; negative: in tokens.
         normalize_length: rank ended hypotheses by score per token.
         nbest: hypotheses to write for each utterance.
@@ -61,8 +62,8 @@ def read_options(path: str | os.PathLike) -> DecodeOptions:
     """Read and check a decoding configuration.
 
     Raises:
-        UserError: not YAML, an unknown option, a wrong type, a value out of range, or an option that the method
-            does not read.
+        UserError: not YAML, an unknown option, a wrong type, a value out of range, or an option that the
+            method does not read.
     """
     try:
         given = yaml.safe_load("\n".join(line for _, line in read_lines(path)))

@@ -1,8 +1,9 @@
 """Files that a decoding leaves, and how those of parallel jobs become one.
 
-``text``, ``token`` and ``scores`` hold one line an utterance, sorted by id; an empty hypothesis is an id alone.
-``text_nbest`` (where more than one hypothesis was asked for) holds ``<id> <rank> <score> <text>``. ``decode.json`` says how it
-was made; it is written last and taken away first, so that where it stands the other files belong to it.
+``text``, ``token`` and ``scores`` hold one line an utterance, sorted by id; an empty hypothesis is an id
+alone. ``text_nbest`` (where more than one hypothesis was asked for) holds ``<id> <rank> <score> <text>``.
+``decode.json`` says how it was made; it is written last and taken away first, so that where it stands the
+other files belong to it.
 """
 
 import json

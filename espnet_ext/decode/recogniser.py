@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
-from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet_ext.decode.attention_greedy import attention_greedy
-from espnet_ext.decode.beam import BeamOptions, beam_search
+from espnet_ext.decode.beam import beam_search
 from espnet_ext.decode.cached_decoder import check_supported
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.decode.hypothesis import Hypothesis
@@ -41,13 +41,13 @@ class Recogniser:
         joint = options.method == "joint"
         if model.ctc is None and (options.method == "ctc_greedy" or joint and options.ctc_weight > 0):
             raise UserError(
-                f"method {options.method} needs CTC, and this model has none (it was trained with ctc_weight 0); "
+                f"method {options.method} needs CTC, and this model has none (trained with ctc_weight 0); "
                 "use `method: attention_greedy`, or `method: joint` with `ctc_weight: 0`"
             )
         if options.method == "attention_greedy" or joint and options.ctc_weight < 1:
             if model.decoder is None:
                 raise UserError(
-                    f"method {options.method} needs an attention decoder, and this model has none (it was trained "
+                    f"method {options.method} needs an attention decoder, and this model has none (trained "
                     "with ctc_weight 1); use `method: ctc_greedy`, or `method: joint` with `ctc_weight: 1`"
                 )
             check_supported(model.decoder)
@@ -60,8 +60,8 @@ class Recogniser:
             inputs: samples (T,) or features (T, D) of each utterance.
 
         Returns:
-            Hypotheses of each utterance, the best first; an empty one where the utterance is too short for the
-            encoder to see a single frame.
+            Hypotheses of each utterance, the best first; an empty one where the utterance is too short for
+            the encoder to see a single frame.
 
         Raises:
             UserError: the encoder's output is not finite.
@@ -78,8 +78,8 @@ class Recogniser:
             memory = memory[0]
         if not torch.isfinite(memory).all():
             raise UserError(
-                "the encoder's output holds NaN or infinite values; the model is damaged or its training diverged "
-                "(see the losses in history.csv of its experiment)"
+                "the encoder's output holds NaN or infinite values: the model is damaged, or its training "
+                "diverged (see the losses in history.csv of its experiment)"
             )
         results = [[Hypothesis((), 0.0)] for _ in inputs]
         heard = (lens > 0).nonzero()[:, 0]
@@ -106,16 +106,9 @@ class Recogniser:
                 options.minlenratio,
             )
             return [[hypothesis] for hypothesis in found]
-        beam = BeamOptions(
-            options.beam_size,
-            options.ctc_weight,
-            options.penalty,
-            options.maxlenratio,
-            options.minlenratio,
-            options.normalize_length,
-            options.nbest,
+        return beam_search(
+            model.decoder, model.ctc, memory, lens, model.sos, model.eos, model.blank_id, options
         )
-        return beam_search(model.decoder, model.ctc, memory, lens, model.sos, model.eos, model.blank_id, beam)
 
 
 class TokenText:

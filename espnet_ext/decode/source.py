@@ -96,8 +96,8 @@ class Source:
         audio = read_audio(path, where)
         if audio.rate != self.fs or audio.channels != 1:
             raise UserError(
-                f"{where}: {path!r} has {audio.channels} channel(s) at {audio.rate} Hz, the model expects mono at "
-                f"{self.fs} Hz; run stage 3 (features) for this set"
+                f"{where}: {path!r} has {audio.channels} channel(s) at {audio.rate} Hz, the model expects "
+                f"mono at {self.fs} Hz; run stage 3 (features) for this set"
             )
         return to_float(audio.samples[:, 0])
 
@@ -110,6 +110,7 @@ class Source:
             raise UserError(f"{where}: {path!r} cannot be read as a Kaldi matrix ({error})") from None
         if matrix.ndim != 2 or matrix.shape[1] != self.features:
             raise UserError(
-                f"{where}: {path!r} has the shape {matrix.shape}, the model expects {self.features} features a frame"
+                f"{where}: {path!r} has the shape {matrix.shape}, the model expects {self.features} features "
+                "a frame"
             )
         return matrix.astype(np.float32)

@@ -1,6 +1,7 @@
 """Gathering what the stages left: experiments, their results, and the commands that made them.
 
-Nothing is computed here. What a stage should have left and did not is None, and is called missing in the report.
+Nothing is computed here. What a stage should have left and did not is None, and is called missing in the
+report.
 """
 
 import csv

@@ -52,8 +52,8 @@ def _percent(value: float | None) -> str:
 def _details(found: Collection) -> Iterator[str]:
     yield "## Details"
     yield (
-        "WER, CER and SER (sentences with an error) in percent; S, D, I: substituted, deleted, inserted words; "
-        "RTF: seconds of decoding per second of audio."
+        "WER, CER and SER (sentences with an error) in percent; S, D, I: substituted, deleted, inserted "
+        "words; RTF: seconds of decoding per second of audio."
     )
     head = "experiment decoding set WER CER SER S D I words sentences RTF device".split()
     ordered = sorted(found.results, key=lambda each: (each.dataset, each.decoding, each.experiment))

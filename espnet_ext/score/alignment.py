@@ -14,7 +14,9 @@ _SHOWN = 20
 _GAP = "*"
 
 
-def pairs(reference: Sequence[str], hypothesis: Sequence[str], chunks: Iterable[AlignmentChunk]) -> list[Pair]:
+def pairs(
+    reference: Sequence[str], hypothesis: Sequence[str], chunks: Iterable[AlignmentChunk]
+) -> list[Pair]:
     """Word pairs of one aligned sentence, in order."""
     found: list[Pair] = []
     for chunk in chunks:
@@ -48,7 +50,8 @@ def width(word: str) -> int:
     (1, 2, 1)
     """
     return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in word
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        for each in word
     )
 
 

@@ -1,8 +1,9 @@
 """Counting errors: minimal edit distances over words and characters, all sentences in one call to jiwer.
 
-Every error costs 1, so the number of errors is the smallest possible. sclite lets a substitution cost 4 and a deletion or an
-insertion 3: it parts the same errors differently into the three kinds, and where a sentence is recognised very badly it may
-count more of them ("a b c d e" heard as "x y z a b": 5 errors here, 6 there).
+Every error costs 1, so the number of errors is the smallest possible. sclite lets a substitution cost 4 and
+a deletion or an insertion 3: it parts the same errors differently into the three kinds, and where a
+sentence is recognised very badly it may count more of them ("a b c d e" heard as "x y z a b": 5 errors
+here, 6 there).
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,9 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
         words=_counts(words),
         characters=_counts(characters),
         sentences=len(words.references),
-        sentence_errors=sum(one != other for one, other in zip(words.references, words.hypotheses, strict=True)),
+        sentence_errors=sum(
+            one != other for one, other in zip(words.references, words.hypotheses, strict=True)
+        ),
         alignments=words.alignments,
     )
 

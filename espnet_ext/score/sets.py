@@ -26,8 +26,8 @@ def read_pair(ref: str | os.PathLike, hyp: str | os.PathLike) -> tuple[list[str]
         utterance ids, references and hypotheses (normalised), in the same order.
 
     Raises:
-        UserError: a file is malformed (see :func:`espnet_ext.data.kaldi.read_table`), or an utterance is in one
-            file only: an error rate over a part of a set cannot be compared with anything.
+        UserError: a file is malformed (see :func:`espnet_ext.data.kaldi.read_table`), or an utterance is in
+            one file only: an error rate over a part of a set cannot be compared with anything.
     """
     refs = read_table(ref, value="transcript", empty_values=True)
     hyps = read_table(hyp, value="hypothesis", empty_values=True)
