@@ -1,12 +1,11 @@
 """Check data directories: every message names the file and line at fault."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from espnet_ext.data.kaldi import DataDir
-from espnet_ext.errors import UserError, main_guard
+from espnet_ext.errors import main_guard
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -27,13 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in arguments.dirs:
         data = DataDir(path, need_text=arguments.need_text)
         if not arguments.no_audio:
-            absent = [key for key, value in data.wav.rows.items() if not os.path.isfile(value)]
-            if absent:
-                raise UserError(
-                    f"{data.wav.where(absent[0])}: {len(absent)} of {len(data.wav.rows)} audio files "
-                    f"do not exist, the first is {data.wav.rows[absent[0]]!r} "
-                    f"(relative paths start at {os.getcwd()})"
-                )
+            data.check_audio_files()
         speakers = len(set(data.utt2spk.rows.values()))
         print(
             f"{path}: {len(data)} utterances, {speakers} speakers, {'with' if data.text else 'without'} text"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_ext.data.kaldi import no_such_audio
 from espnet_ext.errors import UserError
 
 #: Containers that are read in place; others (MP3, Ogg, ...) are slow to seek and inexact in length.
@@ -16,6 +17,7 @@ PLAIN_FORMATS = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "NIST", "AU", "RF64",
 #: A data size from here on in a WAV header means "length unknown": the file was written through a pipe.
 _UNKNOWN_SIZE = 0x7FFF0000
 _UNKNOWN_FRAMES = 1 << 40
+_AGAIN = "run the features stage again"
 _AT_MOST_16_BIT = frozenset({"PCM_16", "PCM_S8", "PCM_U8"})
 
 
@@ -44,15 +46,12 @@ def read_audio(path: str | os.PathLike, where: str) -> Audio:
         UserError: absent, empty, not audio, cut short, or holding NaN or infinite samples.
     """
     if not os.path.isfile(path):
-        what = "is not a file" if os.path.exists(path) else "does not exist"
-        raise UserError(f"{where}: audio file {str(path)!r} {what} (relative paths start at {os.getcwd()})")
+        raise UserError(no_such_audio(str(path), where))
     if os.path.getsize(path) == 0:
         raise UserError(f"{where}: audio file {str(path)!r} is empty (0 bytes)")
     try:
         with soundfile.SoundFile(os.fspath(path)) as handle:
-            samples = handle.read(
-                dtype="int16" if handle.subtype in _AT_MOST_16_BIT else "float32", always_2d=True
-            )
+            samples = _decode(handle)
             audio = Audio(samples, handle.samplerate, handle.format in PLAIN_FORMATS)
             # The length of a compressed stream is an estimate, and unknown lengths are written as huge ones.
             expected = handle.frames if audio.plain and handle.frames < _UNKNOWN_FRAMES else 0
@@ -70,6 +69,30 @@ def read_audio(path: str | os.PathLike, where: str) -> Audio:
     if samples.dtype == np.float32 and not np.isfinite(samples).all():
         raise UserError(f"{where}: {str(path)!r} holds samples that are not finite numbers (NaN or infinity)")
     return audio
+
+
+def _decode(handle: soundfile.SoundFile) -> np.ndarray:
+    """All samples (T, C), as 16-bit integers where that loses nothing: they are read thrice as fast."""
+    return handle.read(dtype="int16" if handle.subtype in _AT_MOST_16_BIT else "float32", always_2d=True)
+
+
+def read_checked(path: str, length: int, where: str) -> np.ndarray:
+    """Samples (T,) float32 of a mono file that ``read_audio`` has found good before, ``length`` samples long.
+
+    Raises:
+        UserError: the file is not as it was; ``where`` is the file:line that names it.
+    """
+    try:
+        with soundfile.SoundFile(path) as handle:
+            samples = _decode(handle)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{where}: {path!r} cannot be read any more ({error}); {_AGAIN}") from None
+    if samples.shape != (length, 1):
+        raise UserError(
+            f"{where}: {path!r} had {length} samples when features were made, now (samples, channels) are "
+            f"{samples.shape}; {_AGAIN}"
+        )
+    return to_float(samples[:, 0])
 
 
 def _wav_is_cut_short(path: str | os.PathLike) -> bool:
@@ -91,7 +114,7 @@ def _wav_is_cut_short(path: str | os.PathLike) -> bool:
 
 def to_float(samples: np.ndarray) -> np.ndarray:
     """Samples as float32 in [-1, 1)."""
-    return samples.astype(np.float32) / np.float32(32768) if samples.dtype == np.int16 else samples
+    return samples.astype(np.float32) * np.float32(1 / 32768) if samples.dtype == np.int16 else samples
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

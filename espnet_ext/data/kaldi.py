@@ -181,6 +181,13 @@ class DataDir:
         """``file:line`` that says where the audio of an utterance is."""
         return (self.segments_table or self.wav).where(utterance)
 
+    def check_audio_files(self) -> None:
+        """Raise a UserError if audio files do not exist; it names the first and says how many."""
+        absent = [key for key, value in self.wav.rows.items() if not os.path.isfile(value)]
+        if absent:
+            message = no_such_audio(self.wav.rows[absent[0]], self.wav.where(absent[0]))
+            raise UserError(f"{message}; so it is with {len(absent)} of {len(self.wav.rows)} recordings")
+
     def _read_segments(self) -> tuple[dict[str, Segment] | None, Table | None]:
         path = self.path / "segments"
         if not path.exists():
@@ -241,6 +248,16 @@ def _check_same_ids(table: Table, audio: Table) -> None:
                 f"{other.path}: {shown}{', ...' if len(absent) > _SHOWN else ''}; "
                 "both files must list the same utterances"
             )
+
+
+def no_such_audio(path: str, where: str) -> str:
+    """The message for a path of ``wav.scp`` (named at ``where``) that is no file."""
+    what = "is not a file" if os.path.exists(path) else "does not exist"
+    message = f"{where}: audio file {path!r} {what} (relative paths start at {os.getcwd()})"
+    rest = path.split(maxsplit=1)[-1]
+    if rest != path and os.path.isfile(rest):
+        message += f"; but {rest!r} does: is the part before it the end of an id? ids cannot contain spaces"
+    return message
 
 
 def spk2utt(utt2spk: dict[str, str]) -> dict[str, list[str]]:

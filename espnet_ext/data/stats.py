@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_ext.data.audio import read_checked
 from espnet_ext.data.drops import Drops
 from espnet_ext.data.fbank import MELS
 from espnet_ext.data.kaldi import Table, read_table, write_table
@@ -22,6 +23,8 @@ from espnet_ext.data.tokens import Tokenizer, outside_report
 from espnet_ext.errors import UserError
 
 _PART = 100
+#: ESPnet's encoders that begin with a subsampling layer, conv2d if the configuration does not say which.
+_LAYERED_ENCODERS = ("transformer", "conformer", "branchformer", "e_branchformer")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,11 @@ class Model:
                 f"{config}: the statistics of frontend {conf['frontend']!r} are not supported, only those of "
                 "the default frontend; use `normalize: utterance_mvn` and `--feats_stats false`"
             )
+        # Of an encoder without this layer only what no encoder could align is dropped.
+        layered = conf.get("encoder", "e_branchformer") in _LAYERED_ENCODERS
+        default = "conv2d" if layered else "linear"
         encoder_conf = conf.get("encoder_conf") or {}
-        return cls(conf.get("frontend_conf") or {}, encoder_conf.get("input_layer", "conv2d"))
+        return cls(conf.get("frontend_conf") or {}, encoder_conf.get("input_layer", default))
 
 
 def collect_stats(
@@ -192,30 +198,13 @@ def _sum_part(work: list[tuple[str, int, str]], logmel: LogMel | None) -> tuple[
     count, total, squares = 0, 0.0, 0.0
     for path, length, where in work:
         for features in (
-            logmel.chunks(_read_samples(path, length, where)) if logmel else [_read_matrix(path, where)]
+            logmel.chunks(read_checked(path, length, where)) if logmel else [_read_matrix(path, where)]
         ):
             count += len(features)
             # Float32 within a chunk, double between chunks: fast, and exact enough for any number of hours.
             total = total + features.sum(axis=0).astype(np.float64)
             squares = squares + np.einsum("td,td->d", features, features).astype(np.float64)
     return count, total, squares
-
-
-def _read_samples(path: str, length: int, where: str) -> np.ndarray:
-    import soundfile
-
-    try:
-        samples, _ = soundfile.read(path, dtype="float32")
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(
-            f"{where}: {path!r} cannot be read any more ({error}); run the features stage again"
-        ) from None
-    if samples.shape != (length,):
-        raise UserError(
-            f"{where}: {path!r} has {samples.shape} samples, {length} when features were made; "
-            "run the features stage again"
-        )
-    return samples
 
 
 def _read_matrix(path: str, where: str) -> np.ndarray:

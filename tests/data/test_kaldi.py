@@ -112,8 +112,22 @@ def test_windows_line_ends_are_read(tmp_path):
 def test_missing_audio(corpus, fails):
     corpus.write()
     corpus.wav["utt-004"].unlink()
-    assert "wav.scp:5: 1 of 6 audio files do not exist" in fails(validate_data.main, corpus.path)
+    message = fails(validate_data.main, corpus.path)
+    assert (
+        "wav.scp:5: audio file " in message and "does not exist" in message and "1 of 6 recordings" in message
+    )
     assert validate_data.main([str(corpus.path), "--no_audio"]) == 0
+
+
+def test_id_with_a_space(corpus, fails):
+    corpus.add("utt 9", corpus.tone(0.3))
+    corpus.write()
+    corpus.file("utt2spk").write_text(
+        corpus.file("utt2spk").read_text().replace("utt 9 speaker0", "utt speaker0")
+    )
+    corpus.file("text").unlink()
+    message = fails(validate_data.main, corpus.path)
+    assert "wav.scp:1: audio file '9 /" in message and "ids cannot contain spaces" in message
 
 
 @pytest.mark.parametrize(
