@@ -1,0 +1,1 @@
+"""Data preparation of the LibriSpeech corpus (https://www.openslr.org/12)."""
