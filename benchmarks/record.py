@@ -6,11 +6,13 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT))  # benchmarks run from a clone that need not be installed
 
 
 def machine() -> str:
@@ -51,16 +53,22 @@ def record(benchmark: str, system: str, **figures) -> None:
     print(json.dumps(row), flush=True)
 
 
-def timed(command: list[str], cwd: Path, **environment: str) -> tuple[float, float]:
-    """Run a command to its end.
+def timed(*commands: list[str], cwd: Path, **environment: str) -> tuple[float, float]:
+    """Run commands side by side to the end of the last.
 
     Returns:
         Seconds of wall clock, process start included, and seconds of processor time of all its processes.
     """
     before, start = os.times(), time.perf_counter()
-    done = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
-    wall, after = time.perf_counter() - start, os.times()
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
+    with tempfile.TemporaryFile("w+") as log:
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": log}
+        running = [
+            subprocess.Popen(each, cwd=cwd, env=os.environ | environment, **pipes) for each in commands
+        ]
+        statuses = [process.wait() for process in running]
+        wall, after = time.perf_counter() - start, os.times()
+        if any(statuses):
+            log.seek(0)
+            sys.exit(f"{shlex.join(commands[0])} ended with {statuses}:\n{log.read()[-4000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return wall, cpu

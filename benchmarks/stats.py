@@ -1,32 +1,31 @@
 """Stage 5 beside ESPnet's own ``--collect_stats`` on the same data, and whether their numbers agree.
 
-Run from the repository: ``python benchmarks/stats.py --hours 1``. Every system is one process (but "nj 2")
-with one thread; ESPnet gets two utterances as validation set, since it insists on one. In a batch, ESPnet's
-last frames of the shorter utterances see padding, so the numbers are compared with its run with one utterance
-a batch.
+Run from the repository: ``python benchmarks/stats.py --hours 1``. A system is one process with one thread, or
+two ("nj 2"; ESPnet's would then have to be aggregated). ESPnet gets two utterances as validation set, since
+it insists on one. In a batch, its last frames of the shorter utterances see padding: the numbers are compared
+with its run with one utterance a batch.
 """
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from record import ROOT, record, timed
-
-sys.path.insert(0, str(ROOT))
 from tones import make_tones
 
 #: ESPnet's main after our start-up hooks: shows how much of the difference is its start.
 _QUICK_START = "import espnet_ext, sys; from espnet2.bin.asr_train import main; main()"
 
 
-def _espnet(start: list[str], batch_size: int, out: str) -> list[str]:
+def _espnet(start: list[str], batch_size: int, out: str, keys: str = "keys") -> list[str]:
     inputs = []
-    for mode, keys in (("train", "dump/wav.scp"), ("valid", "two_keys")):
+    for mode, shape in (("train", keys), ("valid", "two_keys")):
         inputs += [f"--{mode}_data_path_and_name_and_type", "dump/wav.scp,speech,sound"]
         inputs += [f"--{mode}_data_path_and_name_and_type", "dump/text,text,text"]
-        inputs += [f"--{mode}_shape_file", keys]
+        inputs += [f"--{mode}_shape_file", shape]
     options = [
         "--collect_stats",
         "true",
@@ -61,35 +60,38 @@ def main() -> None:
     arguments = parser.parse_args()
     plain = [sys.executable, "-m", "espnet2.bin.asr_train"]
     systems = {
-        "espnet": _espnet(plain, 20, "espnet20"),
-        "espnet, start-up hooks": _espnet([sys.executable, "-c", _QUICK_START], 20, "espnet20"),
-        "espnet, batch size 1": _espnet(plain, 1, "espnet1"),
-        "ours": _ours(1),
-        "ours, nj 2": _ours(2),
+        "espnet": [_espnet(plain, 20, "espnet20")],
+        "espnet, start-up hooks": [_espnet([sys.executable, "-c", _QUICK_START], 20, "espnet20")],
+        "espnet, nj 2": [_espnet(plain, 20, f"espnet20.{job}", f"keys.{job}") for job in (1, 2)],
+        "espnet, batch size 1": [_espnet(plain, 1, "espnet1")],
+        "ours": [_ours(1)],
+        "ours, nj 2": [_ours(2)],
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        run = functools.partial(timed, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
         seconds = make_tones(folder / "data", arguments.hours)
-        module = [sys.executable, "-m"]
-        make_features = [*module, "espnet_ext.bin.make_features", "--in_dir", "data", "--out_dir", "dump"]
-        make_tokens = [*module, "espnet_ext.bin.make_tokens", "--text", "dump/text", "--out_dir", "tok"]
-        timed(make_features, folder, **environment)
-        timed([*make_tokens, "--token_type", "char"], folder, **environment)
+        stage = [sys.executable, "-m"]
+        run([*stage, "espnet_ext.bin.make_features", "--in_dir", "data", "--out_dir", "dump"])
+        tokens = ["--text", "dump/text", "--out_dir", "tok", "--token_type", "char"]
+        run([*stage, "espnet_ext.bin.make_tokens", *tokens])
         lines = (folder / "dump" / "wav.scp").read_text().splitlines(keepends=True)
-        (folder / "two_keys").write_text("".join(lines[:2]))
+        half = len(lines) // 2
+        keys = {"keys": lines, "keys.1": lines[:half], "keys.2": lines[half:], "two_keys": lines[:2]}
+        for file, part in keys.items():
+            (folder / file).write_text("".join(part))
         reference = None
-        for system, command in systems.items():
-            wall, cpu = timed(command, folder, **environment)
+        for system, commands in systems.items():
+            wall, cpu = run(*commands)
             reference = reference or (wall, cpu)
             figures = {
                 "audio_seconds": round(seconds),
                 "wall_seconds": round(wall, 2),
                 "cpu_seconds": round(cpu, 2),
+                # On a busy machine only the second ratio means anything.
+                "times_faster_than_espnet": round(reference[0] / wall, 1),
+                "times_less_cpu_than_espnet": round(reference[1] / cpu, 1),
             }
-            # On a busy machine only the second figure means anything.
-            figures["times_faster_than_espnet"] = round(reference[0] / wall, 1)
-            figures["times_less_cpu_than_espnet"] = round(reference[1] / cpu, 1)
             if system.startswith("ours"):
                 theirs = folder / "espnet1" / "train" / "feats_stats.npz"
                 difference = _largest_difference(folder / "ours" / "feats_stats.npz", theirs)
