@@ -19,7 +19,7 @@ from espnet_ext.data.lengths import ctc_frames_needed, encoder_frames
 from espnet_ext.data.logmel import LogMel
 from espnet_ext.data.outdir import output_dir
 from espnet_ext.data.pool import ordered_map, parts
-from espnet_ext.data.tokens import Tokenizer, outside_report
+from espnet_ext.data.tokens import Tokenizer, encode_table
 from espnet_ext.errors import UserError
 
 _PART = 100
@@ -152,21 +152,19 @@ def _count_tokens(
         raise UserError(
             f"{path} and the audio beside it list different utterances; run the features stage again"
         )
-    outside, report = outside_report(tokenizer, table)
-    if outside > options.max_outside_fraction:
+    encoded = encode_table(tokenizer, table)
+    if encoded.outside > options.max_outside_fraction:
         raise UserError(
-            f"{report}; the limit is {100 * options.max_outside_fraction:g} % of the sentences "
+            f"{encoded.report}; the limit is {100 * options.max_outside_fraction:g} % of the sentences "
             "(--max_outside_fraction); clean the transcripts, or learn the tokens from these as well"
         )
-    counts = {}
-    for key, sentence in table.rows.items():
-        tokens = tokenizer.encode(sentence)
-        counts[key] = len(tokens)
+    for key, tokens in encoded.numbers.items():
         if not tokens:
             drops.add(key, "no tokens", table.where(key))
         elif key not in drops and encoder_frames(frames[key], input_layer) < ctc_frames_needed(tokens):
             drops.add(key, "too few encoder frames for CTC to align its tokens", table.where(key))
-    return counts, [report] if outside else []
+    counts = {key: len(tokens) for key, tokens in encoded.numbers.items()}
+    return counts, [encoded.report] if encoded.outside else []
 
 
 def _choose(kept: list[str], lengths: dict[str, int], per_second: int, max_hours: float | None) -> list[str]:

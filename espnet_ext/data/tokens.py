@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from espnet_ext.data.kaldi import Table, read_table
 from espnet_ext.data.outdir import output_dir
@@ -19,6 +20,8 @@ BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 TOKENS_FILE, MODEL_FILE = "tokens.txt", "bpe.model"
 #: SentencePiece's own first three pieces: <unk>, <s>, </s>.
 _OWN_PIECES = 3
+#: SentencePiece's mark of a word's beginning.
+_WORD_BEGIN = "\u2581"
 
 
 class Tokenizer:
@@ -109,30 +112,33 @@ def make_tokens(texts: list[Path], out_dir: Path, token_type: str, size: int, ch
         lines = [BLANK, UNKNOWN, *tokens, SOS_EOS]
         (temporary / TOKENS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         tokenizer = Tokenizer(temporary / TOKENS_FILE, token_type, temporary / MODEL_FILE)
-        reports = [outside_report(tokenizer, table)[1] for table in checked]
+        reports = [encode_table(tokenizer, table).report for table in checked]
     return "\n  ".join([f"{out_dir}: {len(lines)} tokens from {len(sentences)} sentences", *reports])
 
 
-def outside_report(tokenizer: Tokenizer, table: Table) -> tuple[float, str]:
-    """How much of a set's text has no token.
+class EncodedTable(NamedTuple):
+    """Transcripts as token numbers, and what of them has no token."""
 
-    Returns:
-        The fraction of utterances that hold a character without a token, and a line for people that names the
-        characters and the first place.
-    """
-    characters: Counter = Counter()
-    utterances = []
-    for key, sentence in table.rows.items():
-        if found := tokenizer.outside(" ".join(sentence.split())):
-            utterances.append(key)
-            characters.update("".join(found).replace("\u2581", ""))
-    if not utterances:
-        return 0.0, f"{table.path}: every character has a token"
+    numbers: dict[str, list[int]]
+    outside: float  # fraction of the sentences that hold a character without a token
+    report: str  # says which characters, how often, and where first
+
+
+def encode_table(tokenizer: Tokenizer, table: Table) -> EncodedTable:
+    """Encode all transcripts of a file."""
+    sentences = {key: " ".join(sentence.split()) for key, sentence in table.rows.items()}
+    numbers = {key: tokenizer.encode(sentence) for key, sentence in sentences.items()}
+    unknown = [key for key, tokens in numbers.items() if tokenizer.unknown in tokens]
+    if not unknown:
+        return EncodedTable(numbers, 0.0, f"{table.path}: every character has a token")
+    characters = Counter("".join(piece for key in unknown for piece in tokenizer.outside(sentences[key])))
+    del characters[_WORD_BEGIN]
     shown = ", ".join(f"{character!r} x{count}" for character, count in characters.most_common(10))
-    return len(utterances) / len(table.rows), (
-        f"{table.path}: {len(utterances)} of {len(table.rows)} sentences hold characters outside the token "
-        f"list (they become {UNKNOWN}): {shown}; first at {table.where(utterances[0])}"
+    report = (
+        f"{table.path}: {len(unknown)} of {len(numbers)} sentences hold characters outside the token "
+        f"list (they become {UNKNOWN}): {shown}; first at {table.where(unknown[0])}"
     )
+    return EncodedTable(numbers, len(unknown) / len(numbers), report)
 
 
 def _characters(sentences: Iterable[str]) -> list[str]:
