@@ -39,6 +39,7 @@ class _Job:
     process: subprocess.Popen | None  # None: the command could not be started
     start: float
     devices: list[str]
+    told: bool = False
 
 
 class LocalRun:
@@ -123,8 +124,8 @@ class LocalRun:
                 hint = _START_HINTS.get(getattr(error, "errno", None), "")
                 joblog.write(descriptor, f"{command[0]}: cannot be started: {error}{hint}\n")
         self.running.append(_Job(number, log, descriptor, process, time.monotonic(), devices))
-        if self.stop_signals and process:  # the signal came while the job was being started
-            signal_group(process.pid, signal.SIGTERM)
+        if self.stop_signals:  # a signal may have come while the job was being started
+            self._tell(self.running[-1])
 
     def _reap(self) -> None:
         for job in list(self.running):
@@ -144,13 +145,23 @@ class LocalRun:
                 self.failure = (job, code)
                 self.not_started, self.siblings = len(self.waiting), len(self.running)
                 self.waiting.clear()
-                self._signal_jobs(signal.SIGTERM)
+                self._tell(*self.running)
                 self.kill_at = time.monotonic() + GRACE
 
     def _on_signal(self, number: int, frame) -> None:
         self.stop_signals += 1
         self.waiting.clear()
-        self._signal_jobs(signal.SIGTERM if self.stop_signals == 1 else signal.SIGKILL)
+        if self.stop_signals == 1:
+            self._tell(*self.running)
+        else:
+            self._signal_jobs(signal.SIGKILL)
+
+    def _tell(self, *jobs: _Job) -> None:
+        """Ask jobs to end, each once: two signals mean "now" to a training that is saving."""
+        for job in jobs:
+            if job.process and not job.told:
+                job.told = True
+                signal_group(job.process.pid, signal.SIGTERM)
 
     def _signal_jobs(self, number: int) -> None:
         for job in self.running:

@@ -48,4 +48,4 @@ class Watch:
         times = [(log.stat().st_mtime, log) for log in logs if log.exists()]
         lines = tail(max(times)[1], 1) if times else []
         printable = "".join(char for char in lines[-1] if char.isprintable()) if lines else ""
-        return f", {printable.strip()}" if printable.strip() and not printable.startswith("# ") else ""
+        return f", {printable.strip()}" if printable.strip() and not printable.startswith("#") else ""

@@ -33,6 +33,9 @@ class Driver:
             arguments: the command line.
         """
         self.template = template
+        # Beside the recipe, as usual, it is named as a person would: ../../TEMPLATE/asr1.
+        beside = Path.cwd().resolve().is_relative_to(template.parents[1])
+        self.template_dir = os.path.relpath(template) if beside else str(template)
         self.arguments = arguments
         files = [template / OPTIONS_FILE]
         if OPTIONS_FILE.is_file() and not OPTIONS_FILE.samefile(files[0]):
@@ -72,8 +75,8 @@ class Driver:
 
     def config_file(self, name: str) -> str:
         """The file behind the name of a configuration: the recipe's own, else the template's."""
-        fallback = self.template / name
-        return name if os.path.exists(name) or not fallback.exists() else os.path.relpath(fallback)
+        fallback = os.path.join(self.template_dir, name)
+        return name if os.path.exists(name) or not os.path.exists(fallback) else fallback
 
     def _state(self, stage: Stage) -> StageState:
         return StageState(stage, self.options, self.config_file)
@@ -206,7 +209,7 @@ class Driver:
 
     def _environment(self, resume: bool) -> dict[str, str]:
         """Environment of a stage script: all options, and ``resume`` as the decision for this run."""
-        own = {"template_dir": str(self.template), "resume": "true" if resume else "false"}
+        own = {"template_dir": self.template_dir, "resume": "true" if resume else "false"}
         return {**os.environ, **self.values, **own}
 
 

@@ -32,6 +32,7 @@ class StageRun:
         self.command = ["bash", str(script), *words]
         self.environment, self.descriptors = dict(environment), descriptors
         self.signals: list[int] = []
+        self.told = False
         self.process: subprocess.Popen | None = None
 
     def run(self) -> int:
@@ -52,8 +53,8 @@ class StageRun:
                 process_group=0,
                 preexec_fn=lambda: die_with_parent(parent),
             )
-            if self.signals:  # it came while the process was being started
-                self.process.send_signal(signal.SIGTERM)
+            if self.signals:  # it may have come while the process was being started
+                self._tell()
             code = self.process.wait()
         finally:
             end_children(GRACE)
@@ -66,7 +67,12 @@ class StageRun:
         if self.process is None:
             return
         if len(self.signals) == 1:
-            # Only the script: it hands the signal on once. Two would mean "now" to a training that is saving.
-            self.process.send_signal(signal.SIGTERM)
+            self._tell()
         else:
             signal_group(self.process.pid, signal.SIGKILL)
+
+    def _tell(self) -> None:
+        """Ask only the script to end, once: it hands the signal on, and two mean "now" to a training."""
+        if not self.told:
+            self.told = True
+            self.process.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -190,15 +190,16 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def load_options(*files: Path) -> Options:
-    """Read definitions: the template's, then those a corpus adds.
+    """Read definitions: the template's, then those a corpus adds; ``defaults`` gives options other defaults.
 
     Raises:
-        UserError: not YAML, a field that does not exist, an option defined twice.
+        UserError: not YAML, a field that does not exist, an option defined twice, a default of no option.
     """
     options = Options({}, {}, {})
     for file in files:
         content = read_yaml(file)
         options.derived.update(content.pop("derived", {}))
+        defaults = content.pop("defaults", {})
         for group, body in content.items():
             options.groups.setdefault(group, body["title"])
             for name, definition in body["options"].items():
@@ -207,6 +208,10 @@ def load_options(*files: Path) -> Options:
                         f"{file}: option {name} is defined already, in group {options.table[name].group}"
                     )
                 options.table[name] = _option(name, group, definition, file)
+        for name, default in defaults.items():
+            if name not in options.table:
+                raise UserError(f"{file}: default of {name}: no such option; {nearest(name, options.table)}?")
+            options.table[name] = replace(options.table[name], default=_text(default))
     return options
 
 
@@ -229,10 +234,14 @@ def read_yaml(file: Path) -> dict:
     return content
 
 
+def _text(default) -> str:
+    """A default as it would stand on the command line."""
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def _option(name: str, group: str, definition: Mapping, file: Path) -> Option:
     definition = dict(definition)
-    default = definition.pop("default", "")
-    default = str(default).lower() if isinstance(default, bool) else str(default)
+    default = _text(definition.pop("default", ""))
     for key in ("choices", "stages"):
         definition[key] = tuple(str(item) for item in definition.get(key, ()))
     try:

@@ -115,6 +115,10 @@ def test_a_corpus_adds_options(recipe):
     assert (recipe.folder / "data/one.txt").read_text() == "0.5\n"
     assert recipe.states("--scale", "0.5")["one"] == "done"
     assert "scale was '0.5', is '1'" in recipe.why("one")
+    (recipe.folder / "conf/options.yaml").write_text(own + "defaults: {text: 'in ${datadir}'}\n")
+    assert "in data" in recipe("--dry_run") and "in other" in recipe("--dry_run", "--datadir", "other")
+    (recipe.folder / "conf/options.yaml").write_text("defaults: {txt: x}\n")
+    assert "default of txt: no such option; text?" in recipe("--list", code=1)
     (recipe.folder / "conf/options.yaml").write_text(own.replace("scale", "text"))
     assert "option text is defined already" in recipe("--list", code=1)
     (recipe.folder / "conf/options.yaml").write_text("corpus:\n  title: [\n")

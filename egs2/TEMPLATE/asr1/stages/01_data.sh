@@ -12,10 +12,10 @@
 # - ${datadir}/${valid_set}/wav.scp
 # - ${datadir}/${test_sets}/wav.scp ?
 # - ${datadir}/${unlabelled_set}/wav.scp ?
-# logs: ["${logdir}/data.log"]
+# logs: ["${logdir}/01_data.log"]
 . "${template_dir}/utils/stage.sh"
 
-run "${cpu_cmd}" --num_threads "${nj}" "${logdir}/data.log" local/data.sh "$@"
+run "${cpu_cmd}" --num_threads "${nj}" "${logdir}/01_data.log" local/data.sh "$@"
 
 for set in $(unique "${pretrain_set}" "${train_set}" "${valid_set}"); do
     run python -m espnet_ext.bin.validate_data --need_text "${datadir}/${set}"

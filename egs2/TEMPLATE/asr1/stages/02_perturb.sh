@@ -11,14 +11,14 @@
 # outputs:
 # - ${datadir}/${pretrain_data}/wav.scp
 # - ${datadir}/${train_data}/wav.scp
-# logs: ["${logdir}/perturb.*.log"]
+# logs: ["${logdir}/02_perturb.*.log"]
 . "${template_dir}/utils/stage.sh"
 
 if [ -z "${speed_perturb_factors}" ]; then
     say "no --speed_perturb_factors: the training sets stay as they are"
     exit 0
 fi
-open_queue "${logdir}" perturb
+open_queue "${logdir}" 02_perturb
 for set in $(unique "${pretrain_set}" "${train_set}"); do
     # shellcheck disable=SC2086 # several numbers
     queue python -m espnet_ext.bin.perturb_data --in_dir "${datadir}/${set}" --out_dir "${datadir}/${set}_sp" \

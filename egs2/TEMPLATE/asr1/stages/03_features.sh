@@ -24,10 +24,10 @@
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
 # - ${dump}/${unlabelled_set}/utt2spk ?
-# logs: ["${logdir}/features_${feats_type}.*.log"]
+# logs: ["${logdir}/03_features_${feats_type}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
-open_queue "${logdir}" "features_${feats_type}"
+open_queue "${logdir}" "03_features_${feats_type}"
 # shellcheck disable=SC2086 # lists of names
 for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}" ${test_sets} ${unlabelled_set}); do
     if ! has "${datadir}/${set}/wav.scp"; then

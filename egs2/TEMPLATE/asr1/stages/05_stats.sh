@@ -19,10 +19,10 @@
 # - ${stats_dir}/${pretrain_data}/speech_shape
 # - ${stats_dir}/${train_data}/speech_shape
 # - ${stats_dir}/${valid_set}/speech_shape
-# logs: ["${logdir}/stats_${feats_type}_${token_unit}.*.log"]
+# logs: ["${logdir}/05_stats_${feats_type}_${token_unit}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
-open_queue "${logdir}" "stats_${feats_type}_${token_unit}"
+open_queue "${logdir}" "05_stats_${feats_type}_${token_unit}"
 for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}"); do
     # All models normalise by the statistics of the set that the starting model is trained on.
     feats_stats=false

@@ -13,10 +13,10 @@
 # - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
-# logs: ["${logdir}/decode_${method}_${tag}.*.log"]
+# logs: ["${logdir}/10_decode_${method}_${tag}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
-open_queue "${logdir}" "decode_${method}_${tag}"
+open_queue "${logdir}" "10_decode_${method}_${tag}"
 for exp in "${pretrain_exp}" "${finetune_exp}"; do
     if ! has "${exp}/export/model.pth"; then
         say "${exp} is not exported: left out"

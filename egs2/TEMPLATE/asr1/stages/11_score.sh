@@ -15,10 +15,10 @@
 # - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/score/result.json ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
-# logs: ["${logdir}/score_${method}_${tag}.*.log"]
+# logs: ["${logdir}/11_score_${method}_${tag}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
-open_queue "${logdir}" "score_${method}_${tag}"
+open_queue "${logdir}" "11_score_${method}_${tag}"
 for exp in "${pretrain_exp}" "${finetune_exp}"; do
     for name in ${decode_configs}; do
         for set in ${valid_set} ${test_sets}; do

@@ -13,18 +13,29 @@ for file in db.sh cmd.sh; do
 done
 
 child=
+told=
+signals=0
 stop_status=
-# A signal goes to the command that runs; the stage ends with that command's status (75: run me again).
+# A signal goes on to the command that runs, once; the stage ends with that command's status (75: run me again).
 on_signal() {
     stop_status=$1
-    if [ -n "${child}" ]; then kill -TERM "${child}" 2>/dev/null || true; fi
+    signals=$((signals + 1))
+    tell_child
+}
+tell_child() {
+    if [ -n "${stop_status}" ] && [ -n "${child}" ] && [ -z "${told}" ]; then
+        told=yes
+        kill -TERM "${child}" 2>/dev/null || true
+    fi
 }
 trap 'on_signal 143' TERM
 trap 'on_signal 130' INT
 
 # The driver ends what a stage leaves behind. If it was killed, nobody else does.
 on_exit() {
-    if ! kill -0 "${PPID}" 2>/dev/null; then
+    local parent=${PPID}
+    if [ -r "/proc/$$/stat" ]; then read -r _ _ _ parent _ <"/proc/$$/stat"; fi
+    if [ "${parent}" != "${PPID}" ]; then
         trap '' TERM
         kill -TERM 0
     fi
@@ -33,7 +44,7 @@ trap on_exit EXIT
 
 # run COMMAND ARGUMENT...: run it, or print it in a dry run.
 run() {
-    local status=0
+    local status seen
     if [ "${dry_run}" = true ]; then
         print_command "$@"
         return 0
@@ -42,10 +53,12 @@ run() {
     # In the background, because bash would answer a signal only after a command in the foreground.
     "$@" &
     child=$!
-    wait "${child}" || status=$?
-    while [ -n "${stop_status}" ] && kill -0 "${child}" 2>/dev/null; do
+    tell_child # the signal may have come before the line above
+    while true; do
+        seen=${signals}
         status=0
         wait "${child}" || status=$?
+        if [ "${signals}" -eq "${seen}" ]; then break; fi # else it was the signal that ended the wait
     done
     child=
     if [ "${status}" -eq 0 ] && [ -n "${stop_status}" ]; then exit "${stop_status}"; fi
@@ -75,7 +88,8 @@ queue() {
     printf '%s\0' "$@" >"${queue_dir}/${queued}"
 }
 
-# open_queue LOGDIR NAME: start a list of jobs; logs are LOGDIR/NAME.N.log, job N is kept in LOGDIR/NAME.jobs/N.
+# open_queue LOGDIR NAME: start a list of jobs; logs are LOGDIR/NAME.N.log, the command of job N is in
+# LOGDIR/NAME.jobs/N.
 open_queue() {
     queued=0
     queue_log=$1/$2
@@ -97,7 +111,7 @@ config() {
     if [ -e "$1" ] || [ ! -e "${template_dir}/$1" ]; then
         printf '%s\n' "$1"
     else
-        realpath --relative-to=. "${template_dir}/$1"
+        printf '%s\n' "${template_dir}/$1"
     fi
 }
 
