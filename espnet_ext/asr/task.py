@@ -92,11 +92,12 @@ class ASRTask(ESPnetASRTask):
         cls._initialise(args, model)
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        train_data = SpeechData(
-            args.train_data_dir, args.train_stats_dir, cls.build_preprocess_fn(args, True)
-        )
-        valid_data = SpeechData(
-            args.valid_data_dir, args.valid_stats_dir, cls.build_preprocess_fn(args, False)
+        train_data, valid_data = (
+            SpeechData(data_dir, stats_dir, cls.build_preprocess_fn(args, train), args.seed)
+            for data_dir, stats_dir, train in (
+                (args.train_data_dir, args.train_stats_dir, True),
+                (args.valid_data_dir, args.valid_stats_dir, False),
+            )
         )
         atomic_write_text(folder / "config.yaml", _dump({**vars(args), "command": sys.argv}))
         split, name, mode = args.best_model_criterion[0]

@@ -1,15 +1,18 @@
 """From a dumped data directory to batches of tensors."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
+from espnet_ext.train.keys import key
 
 
 @dataclass
@@ -39,17 +42,45 @@ def read_shapes(path: str | Path) -> dict[str, int]:
     return shapes
 
 
+class KeyedPreprocess:
+    """ESPnet's preprocessor, its noise, rooms and effects drawn by (seed, pass, utterance).
+
+    ESPnet draws from the loader process's global generators, so that an utterance's augmentation depends on
+    the number of processes and on what was loaded before it.
+    """
+
+    def __init__(self, preprocess: Callable, seed: int):
+        self.preprocess, self.seed = preprocess, seed
+        self.passes = 0  # which pass over the data is under way
+
+    def __call__(self, utterance: str, data: dict) -> dict:
+        number = key(self.seed, "preprocess", self.passes, utterance)
+        before = np.random.get_state(), random.getstate()
+        np.random.seed(number % 2**32)
+        random.seed(number)
+        try:
+            data = self.preprocess(utterance, data)
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
+        speech = data.get("speech")
+        if speech is not None and speech.ndim == 2 and speech.shape[1] == 1:
+            data["speech"] = speech[:, 0]  # mixing noise in leaves a channel axis of one
+        return data
+
+
 class SpeechData:
     """The utterances of a data directory that are usable for training, by name.
 
     Args:
         data_dir: dumped directory (stage 3), with `text` and `wav.scp` or `feats.scp`.
         stats_dir: lengths (stage 5); only utterances listed there are used.
-        preprocess: ESPnet's preprocessor, which turns the transcript into labels.
+        preprocess: ESPnet's preprocessor, which augments the audio and turns the transcript into labels.
+        seed: key of the augmentation.
         text: whether transcripts are wanted.
     """
 
-    def __init__(self, data_dir: str, stats_dir: str, preprocess: Callable | None, text: bool = True):
+    def __init__(self, data_dir: str, stats_dir: str, preprocess: Callable, seed: int = 0, text: bool = True):
         data_dir, stats_dir = Path(data_dir), Path(stats_dir)
         self.lengths: Mapping[str, int] = read_shapes(stats_dir / "speech_shape")
         self.labels: Mapping[str, int] = read_shapes(stats_dir / "text_shape") if text else {}
@@ -64,8 +95,9 @@ class SpeechData:
             )
         )
         sources = [speech] + ([(str(data_dir / "text"), "text", "text")] if text else [])
+        self.preprocess = KeyedPreprocess(preprocess, seed)
         # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
-        self.dataset = ESPnetDataset(sources, preprocess=preprocess, max_cache_fd=0)
+        self.dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
         present = set(self.dataset.loader_dict["speech"].keys())
         missing = [utterance for utterance in self.lengths if utterance not in present]
         if missing:
@@ -76,9 +108,21 @@ class SpeechData:
         self.collate = CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
 
     def batches(
-        self, order: Iterable[tuple[str, ...]], num_workers: int, device: torch.device | str = "cpu"
+        self,
+        order: Iterable[tuple[str, ...]],
+        num_workers: int,
+        device: torch.device | str = "cpu",
+        passes: int = 0,
     ) -> Iterator[Batch]:
-        """Load batches in the given order, ahead of time in ``num_workers`` processes."""
+        """Load batches in the given order, ahead of time in ``num_workers`` processes.
+
+        Args:
+            order: utterances of every batch.
+            num_workers: loader processes; 0 loads in this one. They change no result.
+            device: where the tensors go.
+            passes: which pass over the data this is, for the keys of the augmentation.
+        """
+        self.preprocess.passes = passes
         loader = torch.utils.data.DataLoader(
             self.dataset,
             batch_sampler=list(order),

@@ -145,7 +145,10 @@ class Trainer:
         plan = self._plan(progress.epoch)[progress.step_in_epoch :]
         means, recent = Means(progress.means), Means()
         batches = self.train_data.batches(
-            (micro for step in plan for micro in step.micro_batches), options.num_workers, options.device
+            (micro for step in plan for micro in step.micro_batches),
+            options.num_workers,
+            options.device,
+            passes=progress.epoch,
         )
         self.model.train()
         for step in plan:

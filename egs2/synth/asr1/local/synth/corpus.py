@@ -33,9 +33,9 @@ def write_corpus(
 ) -> dict:
     """Write everything of ``plan`` under ``out_dir`` with ``nj`` processes; what is there already is kept.
 
-    Layout: a data directory a set, ``noise/`` and ``room/`` with the audio that was mixed in, all parameters
-    in ``voices.json``, ``noises.json`` and ``rooms.json``; seed, scale, versions and sizes in
-    ``corpus.json``.
+    Layout: a data directory a set, ``noise/`` and ``room/`` with the audio that was mixed in, ``noise.scp``
+    with the noises that training may mix in, all parameters in ``voices.json``, ``noises.json`` and
+    ``rooms.json``; seed, scale, versions and sizes in ``corpus.json``.
 
     Args:
         plan: what to make.
@@ -75,6 +75,9 @@ def _write(plan: Plan, out_dir: Path, nj: int, about: dict, overwrite: bool) -> 
         (out_dir / f"{kind}.json").write_text(_json(rows), encoding="utf-8")
     _write_sounds(out_dir, "noise", partial(_noise, plan), _flat(plan.noises), nj)
     _write_sounds(out_dir, "room", partial(_room, plan.seed), _flat(plan.rooms), nj)
+    # For augmentation during training (ESPnet's --noise_scp): the noises of the training split alone.
+    train = {noise.name: str(out_dir / "noise" / f"{noise.name}.wav") for noise in plan.noises["train"]}
+    write_table(out_dir / "noise.scp", train)
     sets = {}
     for name, utterances in plan.sets.items():
         write_set(out_dir, name, utterances, plan.config["sets"][name].get("labelled", True), plan.seed, nj)

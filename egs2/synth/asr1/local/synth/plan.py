@@ -99,7 +99,8 @@ def _utterance(config, seed, name, index, text, voices, noises, rooms) -> Uttera
     silence = tuple(rng.uniform(*config["silence"]) for _ in range(2))
     peak = rng.uniform(*config["peak"])
     condition = config["sets"][name]["condition"]
-    if condition == "clean" or (condition == "mixed" and (index // len(voices)) % 2 == index % 2):
+    # of a mixed set every fourth utterance is noisy, and every voice speaks in both conditions
+    if condition == "clean" or (condition == "mixed" and (index // len(voices) + index) % 4 != 3):
         return Utterance(key, text, voice, silence, peak)
     noise, room = rng.choice(noises), rng.choice(rooms)
     start = rng.uniform(0, config["noise_seconds"])

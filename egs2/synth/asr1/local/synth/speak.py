@@ -77,14 +77,17 @@ def speak(text: str, voice: Voice) -> np.ndarray:
 def resample(pieces: list[np.ndarray]) -> list[np.ndarray]:
     """Bring int16 pieces at 22.05 kHz to float32 (full scale 1) at 16 kHz with one call of sox.
 
-    Each piece is padded with at least 20 ms of silence, so that none rings into the next.
+    The filter rings before and after each piece: 20 ms of silence between them, which are cut off, and at least as
+    much at the end, which stays, keep the pieces apart.
     """
-    lengths = [(len(piece) // ESPEAK_GRID + 2) for piece in pieces]
+    lengths = [
+        len(piece) // ESPEAK_GRID + 3 for piece in pieces
+    ]  # in blocks of 20 ms, two of them for ringing
     joined = np.zeros(sum(lengths) * ESPEAK_GRID, dtype="<i2")
-    start = 0
-    for piece, length in zip(pieces, lengths, strict=True):
-        joined[start * ESPEAK_GRID : start * ESPEAK_GRID + len(piece)] = piece
-        start += length
+    ends = np.cumsum(lengths)
+    for piece, end, length in zip(pieces, ends, lengths, strict=True):
+        first = (end - length + 1) * ESPEAK_GRID
+        joined[first : first + len(piece)] = piece
     # -D: no dither, and half the amplitude on the way, so that nothing clips between the samples
     # fmt: off
     command = ["sox", "-D", "-t", "raw", "-r", str(ESPEAK_RATE), "-e", "signed", "-b", "16", "-c", "1", "-",
@@ -95,8 +98,9 @@ def resample(pieces: list[np.ndarray]) -> list[np.ndarray]:
         raise UserError(
             f"sox gave {len(samples)} samples where {sum(lengths) * GRID} were due; version 14.4.2 works"
         )
-    ends = np.cumsum(lengths) * GRID
-    return [samples[end - length * GRID : end] for end, length in zip(ends, lengths, strict=True)]
+    return [
+        samples[(end - length + 1) * GRID : end * GRID] for end, length in zip(ends, lengths, strict=True)
+    ]
 
 
 def _run(command: list[str], data: bytes) -> bytes:
