@@ -16,9 +16,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
     parser.add_argument("--config", type=Path, help="training YAML: frontend_conf and encoder_conf are read")
     parser.add_argument("--token_list", type=Path, help="tokens.txt, needed if the set has transcripts")
-    parser.add_argument("--token_type", choices=TOKEN_TYPES, default="bpe", help="kind of tokens")
+    parser.add_argument(
+        "--token_type", choices=TOKEN_TYPES, default="bpe", help="kind of tokens (default: %(default)s)"
+    )
     parser.add_argument("--bpemodel", type=Path, help="SentencePiece model (not for char)")
-    parser.add_argument("--feats_stats", type=_true_or_false, default=True, help="false: lengths only")
+    parser.add_argument(
+        "--feats_stats", type=_true_or_false, default=True, help="false: lengths only (default: %(default)s)"
+    )
     parser.add_argument(
         "--max_hours", type=float, help="feature statistics of a random choice of so many hours"
     )
@@ -26,16 +30,19 @@ def get_parser() -> argparse.ArgumentParser:
         "--max_drop_fraction",
         type=float,
         default=0.05,
-        help="fail if a larger part of the set cannot be aligned",
+        help="fail if a larger part of the set cannot be aligned (default: %(default)s)",
     )
     parser.add_argument(
         "--max_outside_fraction",
         type=float,
         default=0.05,
-        help="fail if a larger part of the sentences holds characters outside the token list",
+        help="fail if a larger part of the sentences has characters without token (default: %(default)s)",
     )
     parser.add_argument(
-        "--nj", type=int, default=1, help="number of processes; the result does not depend on it"
+        "--nj",
+        type=int,
+        default=1,
+        help="number of processes; the result does not depend on it (default: %(default)s)",
     )
     return parser
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.data.features import FEATS_TYPES, MULTICHANNEL, Options, make_features
+from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import main_guard
 
 
@@ -13,24 +14,49 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make_features", description=__doc__)
     parser.add_argument("--in_dir", type=Path, required=True, help="data directory to read, left untouched")
     parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
-    parser.add_argument("--feats_type", choices=FEATS_TYPES, default="raw", help="raw audio or filterbanks")
-    parser.add_argument("--fs", type=_rate, default=16000, help="sample rate in Hz (16k is understood)")
-    parser.add_argument("--min_duration", type=float, default=0.1, help="seconds; shorter or equal: dropped")
-    parser.add_argument("--max_duration", type=float, default=20.0, help="seconds; longer or equal: dropped")
     parser.add_argument(
-        "--max_drop_fraction", type=float, default=0.05, help="fail if a larger part of the set is dropped"
+        "--feats_type",
+        choices=FEATS_TYPES,
+        default="raw",
+        help="raw audio or filterbanks (default: %(default)s)",
     )
     parser.add_argument(
-        "--multichannel", choices=MULTICHANNEL, default="error", help="what to do with more than one channel"
+        "--fs",
+        type=sample_rate,
+        default=16000,
+        help="sample rate in Hz (16k is understood) (default: %(default)s)",
     )
     parser.add_argument(
-        "--nj", type=int, default=1, help="number of processes; the result does not depend on it"
+        "--min_duration",
+        type=float,
+        default=0.1,
+        help="seconds; shorter or equal: dropped (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_duration",
+        type=float,
+        default=20.0,
+        help="seconds; longer or equal: dropped (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_drop_fraction",
+        type=float,
+        default=0.05,
+        help="fail if a larger part of the set is dropped (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--multichannel",
+        choices=MULTICHANNEL,
+        default="error",
+        help="what to do with more than one channel (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--nj",
+        type=int,
+        default=1,
+        help="number of processes; the result does not depend on it (default: %(default)s)",
     )
     return parser
-
-
-def _rate(value: str) -> int:
-    return int(value[:-1]) * 1000 if value.endswith("k") else int(value)
 
 
 @main_guard

@@ -15,8 +15,12 @@ def get_parser() -> argparse.ArgumentParser:
         "--text", type=Path, nargs="+", required=True, help="files of '<id> <sentence>' lines"
     )
     parser.add_argument("--out_dir", type=Path, required=True, help="gets tokens.txt and bpe.model")
-    parser.add_argument("--token_type", choices=TOKEN_TYPES, default="unigram", help="kind of tokens")
-    parser.add_argument("--nbpe", type=int, default=200, help="length of the token list (not for char)")
+    parser.add_argument(
+        "--token_type", choices=TOKEN_TYPES, default="unigram", help="kind of tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--nbpe", type=int, default=200, help="length of the token list (not for char) (default: %(default)s)"
+    )
     parser.add_argument(
         "--check_text",
         type=Path,

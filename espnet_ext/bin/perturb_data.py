@@ -14,10 +14,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--in_dir", type=Path, required=True, help="data directory to read, left untouched")
     parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
     parser.add_argument(
-        "--speeds", type=float, nargs="+", default=[0.9, 1.0, 1.1], help="factors; 1.0 is a reference"
+        "--speeds",
+        type=float,
+        nargs="+",
+        default=[0.9, 1.0, 1.1],
+        help="factors; 1.0 is a reference (default: %(default)s)",
     )
     parser.add_argument(
-        "--nj", type=int, default=1, help="number of processes; the result does not depend on it"
+        "--nj",
+        type=int,
+        default=1,
+        help="number of processes; the result does not depend on it (default: %(default)s)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""How many frames come out of so many samples: arithmetic, checked against ESPnet's modules in the tests."""
+"""Rates and lengths: how many frames come out of so many samples, checked against ESPnet's modules."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,6 +17,21 @@ SUBSAMPLING = {
     "conv2d8": ((3, 2), (3, 2), (3, 2)),
     "linear": (),
 }
+
+
+def sample_rate(value: int | str) -> int:
+    """A sample rate in Hz as ESPnet's options give it.
+
+    Raises:
+        UserError: it is not a rate.
+
+    >>> sample_rate("16k"), sample_rate("8000"), sample_rate(22050)
+    (16000, 8000, 22050)
+    """
+    digits, factor = (value[:-1], 1000) if str(value).endswith("k") else (str(value), 1)
+    if not (digits.isdecimal() and int(digits) > 0):
+        raise UserError(f"sample rate {value!r}: expected Hz, as in 16000, or kHz, as in 16k")
+    return int(digits) * factor
 
 
 def stft_frames(samples: int, n_fft: int = 512, hop: int = 128, center: bool = True) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from espnet_ext.data import melbank
-from espnet_ext.data.lengths import stft_frames
+from espnet_ext.data.lengths import sample_rate, stft_frames
 from espnet_ext.errors import UserError
 
 #: ESPnet's floor under the logarithm.
@@ -56,7 +56,7 @@ class LogMel:
                 f"frontend_conf: {', '.join(unknown)} is not supported by the statistics stage; leave it at "
                 "its default, or use `normalize: utterance_mvn`, which needs no statistics"
             )
-        self.fs = int(fs[:-1]) * 1000 if isinstance(fs, str) and fs.endswith("k") else int(fs)
+        self.fs = sample_rate(fs)
         self.n_fft, self.hop_length, self.center, self.n_mels = n_fft, hop_length, center, n_mels
         self._window = _padded_window(window, win_length or n_fft, n_fft)
         filters = mel_filters(self.fs, n_fft, n_mels, fmin or 0.0, fmax or self.fs / 2, htk)

@@ -126,6 +126,8 @@ def collect_stats(
 
 
 def _read_lengths(path: Path) -> dict[str, int]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; --data_dir must be a directory written by the features stage")
     table = read_table(path, value="length")
     for key, value in table.rows.items():
         if not value.isdecimal():

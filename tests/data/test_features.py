@@ -116,6 +116,25 @@ def test_dropped_and_counted(corpus, fails, capsys):
         assert list(rows(name)) == corpus.names
 
 
+@pytest.mark.parametrize("rate", ["abc", "-16000", "0k", "16.5"])
+def test_bad_rate(corpus, fails, rate):
+    corpus.write()
+    message = fails(make_features.main, "--in_dir", corpus.path, "--out_dir", OUT, f"--fs={rate}")
+    assert f"sample rate {rate!r}: expected Hz, as in 16000, or kHz, as in 16k" in message
+
+
+def test_sets_that_must_stay_whole(corpus, fails):
+    corpus.add("utt-long", corpus.tone(30))
+    corpus.write()
+    whole = ("--min_duration", 0, "--max_duration", "inf", "--max_drop_fraction", 0)
+    assert run(corpus, *whole) == 0
+    assert "utt-long" in rows("wav.scp")
+    corpus.text["utt-long"] = ""
+    corpus.write()
+    message = fails(make_features.main, "--in_dir", corpus.path, "--out_dir", OUT, *whole)
+    assert "text:7 'utt-long'" in message and "the limit is 0 %" in message
+
+
 def test_everything_dropped(corpus, fails):
     corpus.write()
     arguments = ("--in_dir", corpus.path, "--out_dir", OUT, "--min_duration", 5, "--max_drop_fraction", 1)

@@ -179,6 +179,9 @@ def test_unlabelled_lengths_only_and_subset(corpus, dump):
 def test_bad_input(corpus, dump, fails):
     dump()
     base = ("--data_dir", "dump/x", "--out_dir", "stats")
+    assert "directory written by the features stage" in fails(
+        collect_stats.main, "--data_dir", corpus.path, "--out_dir", "stats"
+    )
     assert "so --token_list is needed" in fails(collect_stats.main, *base)
     assert "c.yaml: no such training configuration" in fails(
         collect_stats.main, *base, *TOKENS, "--config", "c.yaml"
