@@ -53,6 +53,9 @@ class ASRTask(ESPnetASRTask):
     def build_model(cls, args: argparse.Namespace) -> ASRModel:
         """Build ESPnet's model from its own options and adopt it; parameters and names are ESPnet's."""
         specaug_conf = args.specaug_conf if args.specaug is not None else None
+        if args.normalize != "global_mvn":
+            # The recipe names its statistics to every training; other normalisations have no such option.
+            args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}
         model = super().build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
         if isinstance(args.token_list, str):
             args.token_list = list(model.token_list)  # as ESPnet: the written configuration needs no file

@@ -40,9 +40,7 @@ def trained(toy_corpus, tmp_path_factory):
     """A finished toy training with global normalisation."""
     folder = tmp_path_factory.mktemp("trained")
     features = np.random.default_rng(0).normal(-5, 3, (1000, 20))
-    np.savez(
-        folder / "feats_stats.npz", count=1000, sum=features.sum(0), sum_square=(features**2).sum(0)
-    )
+    np.savez(folder / "feats_stats.npz", count=1000, sum=features.sum(0), sum_square=(features**2).sum(0))
     c = toy_corpus
     cmd = ["--config", str(c / "train.yaml"), "--output_dir", str(folder / "exp")]
     cmd += ["--token_list", str(c / "tokens.txt"), "--normalize", "global_mvn"]

@@ -182,6 +182,12 @@ def test_options_without_effect_are_refused(toy_command, tmp_path):
         ASRTask.main(cmd=toy_command(tmp_path, "--freeze_param", "encodr"))
 
 
+def test_statistics_are_left_aside_by_other_normalisations(uninterrupted, toy_command, tmp_path):
+    extra = ("--max_epoch", "3", "--normalize_conf", "stats_file=nowhere.npz")
+    assert ASRTask.main(cmd=toy_command(tmp_path, *extra)) == 0
+    assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
 def test_another_seed_does_not_take_over_an_experiment(uninterrupted, toy_command):
     with pytest.raises(UserError, match="was trained with seed 0, not 5"):
         ASRTask.main(cmd=toy_command(uninterrupted, "--seed", "5", "--resume", "true"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the starting model, supervised
 # scope: pretrain_${pretrain_tag}
-# options: [pretrain_config, pretrain_args, seed, init_param, token_type, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
+# options: [pretrain_config, pretrain_args, seed, init_param, token_type, feats_type, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
 # uncounted: [ngpu, resume]
 # arguments: pretrain_args
 # inputs:
@@ -20,7 +20,7 @@
 fresh "${pretrain_exp}"
 run "${train_cmd}" --gpu "${ngpu}" "${pretrain_exp}/train.log" \
     python -m espnet_ext.bin.asr_train --config "$(config "${pretrain_config}")" --output_dir "${pretrain_exp}" \
-    --ngpu "${ngpu}" --seed "${seed}" --resume "${resume}" "${token_args[@]}" \
+    --ngpu "${ngpu}" --seed "${seed}" --resume "${resume}" "${token_args[@]}" "${input_args[@]}" \
     --train_data_dir "${dump}/${pretrain_data}" --valid_data_dir "${dump}/${valid_set}" \
     --train_stats_dir "${stats_dir}/${pretrain_data}" --valid_stats_dir "${stats_dir}/${valid_set}" \
     --normalize_conf "stats_file=${stats_dir}/${pretrain_data}/feats_stats.npz" \

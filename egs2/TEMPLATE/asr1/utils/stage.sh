@@ -143,3 +143,8 @@ if [ "${token_type:-}" = char ]; then
 else
     token_args=(--token_type bpe --token_list "${token_list:-}" --bpemodel "${bpemodel:-}")
 fi
+
+# Options of a training on stored filterbanks: their size, and with it no front end in the model.
+# shellcheck disable=SC2034  # used by the stages
+input_args=()
+if [ "${feats_type:-}" = fbank ]; then input_args=(--input_size 80); fi

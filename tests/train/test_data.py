@@ -1,0 +1,72 @@
+"""Augmentation belongs to the utterance and the pass, whatever process loads it and in whatever order."""
+
+import random
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_ext.errors import UserError
+from espnet_ext.train.data import KeyedPreprocess, SpeechData, read_shapes
+
+
+def draw(utterance: str, data: dict) -> dict:
+    """Stands for ESPnet's preprocessor: draws from both global generators, adds a channel axis."""
+    noise = np.random.normal(size=len(data["speech"])) + random.random()
+    return {"speech": (data["speech"] + noise)[:, None].astype("float32"), "text": np.array([2, 3])}
+
+
+def test_keyed_by_seed_pass_and_utterance():
+    silence = {"speech": np.zeros(8)}
+
+    def once(seed, passes, utterance):
+        keyed = KeyedPreprocess(draw, seed)
+        keyed.passes = passes
+        return keyed(utterance, dict(silence))["speech"]
+
+    first = once(1, 1, "a")
+    np.random.rand(5), random.random()  # what was drawn before does not matter
+    assert np.array_equal(first, once(1, 1, "a")) and first.ndim == 1
+    for other in ((2, 1, "a"), (1, 2, "a"), (1, 1, "b")):
+        assert not np.array_equal(first, once(*other))
+
+
+def test_global_generators_are_left_as_they_were():
+    np.random.seed(3)
+    expected = np.random.rand()
+    np.random.seed(3)
+    KeyedPreprocess(draw, 1)("a", {"speech": np.zeros(8)})
+    assert np.random.rand() == expected
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_in_any_order_and_process(toy_corpus, workers):
+    data = SpeechData(toy_corpus / "dump", toy_corpus / "stats", draw, seed=4)
+    names = sorted(data.lengths)[:4]
+    forward = {b.utterances[0]: b.tensors["speech"] for b in data.batches([(n,) for n in names], 0, passes=2)}
+    backward = data.batches([(n,) for n in reversed(names)], workers, passes=2)
+    for batch in backward:
+        assert forward[batch.utterances[0]].equal(batch.tensors["speech"])
+    again = next(iter(data.batches([(names[0],)], workers, passes=3)))
+    assert not forward[names[0]].equal(again.tensors["speech"])
+
+
+def test_speech_is_what_the_file_holds(toy_corpus):
+    data = SpeechData(
+        toy_corpus / "dump", toy_corpus / "stats", lambda _, d: {"speech": d["speech"]}, text=False
+    )
+    batch = next(iter(data.batches([("utt05",)], 0)))
+    samples, _ = soundfile.read(toy_corpus / "5.wav", dtype="float32")
+    assert np.array_equal(batch.tensors["speech"][0].numpy(), samples)
+
+
+def test_bad_shapes_are_named(tmp_path):
+    (tmp_path / "shape").write_text("a 5\nb five\n")
+    with pytest.raises(UserError, match=r"shape:2: expected `<utterance> <length>`, found 'b five'"):
+        read_shapes(tmp_path / "shape")
+
+
+def test_shapes_of_another_set_are_refused(toy_corpus, tmp_path):
+    (tmp_path / "speech_shape").write_text("stranger 16000\n")
+    with pytest.raises(UserError, match="1 utterances are not in .*'stranger'; rerun stage stats"):
+        SpeechData(toy_corpus / "dump", tmp_path, draw, text=False)
