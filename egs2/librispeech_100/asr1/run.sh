@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LibriSpeech, 100 hours: ./run.sh --data_dir FOLDER uses a copy that you have, ./run.sh alone downloads one (7.8 GB).
+# LibriSpeech, 100 hours: ./run.sh --data_dir FOLDER uses a copy that you have, ./run.sh alone downloads one (7.7 GB).
 #
 # As it stands, for a GPU (--ngpu 1): the E-Branchformer of the template's conf/pretrain.yaml. No result of it yet.
 # With --small, for two CPU cores and a few hours of speech: conf/small/, in about 20 minutes. It starts faster from

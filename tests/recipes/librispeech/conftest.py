@@ -1,8 +1,5 @@
-"""A LibriSpeech of a few noise bursts, the recipe's local/ as modules, and a way to run recipes."""
+"""A LibriSpeech of a few noise bursts, and the recipe's local/ as modules."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,30 +53,3 @@ def corpus(add_utterance, tmp_path) -> Path:
     corpus = tmp_path / "it's a copy/LibriSpeech"
     (corpus / "SPEAKERS.TXT").write_text(SPEAKERS)
     return corpus
-
-
-@pytest.fixture(scope="session")
-def run_recipe(repo_root):
-    """Function: (script, options...) → what it printed; checks the exit status."""
-
-    def run(script: Path, *options, code: int = 0, cwd: Path | None = None, seconds: int = 300) -> str:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(repo_root),
-            "ESPNET_EXT_OWN_PYTHON": "1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(
-            [str(script), *map(str, options)],
-            env=environment,
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-        )
-        assert done.returncode == code, done.stdout
-        return done.stdout
-
-    return run

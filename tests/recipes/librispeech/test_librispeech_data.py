@@ -52,9 +52,7 @@ def test_relative_paths_stay_relative(prepare, corpus):
     code, _ = prepare(os.path.relpath(corpus))
     assert code == 0
     DataDir("data/dev")
-    assert (
-        Path("data/dev/wav.scp").read_text().startswith("2-10-0000 it's a copy/LibriSpeech/dev-clean/2/")
-    )
+    assert Path("data/dev/wav.scp").read_text().startswith("2-10-0000 it's a copy/LibriSpeech/dev-clean/2/")
 
 
 def test_dev_is_all_that_there_is_of_dev(prepare, corpus, add_utterance):
