@@ -1,5 +1,7 @@
 """A toy recipe: the template's asr.sh and helpers with three stages that copy a file."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -9,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from espnet_ext.bin.recipe import main
 
 OPTIONS = """
 what:
@@ -110,15 +114,22 @@ class Recipe:
         assert process.returncode == code, out + err
         return out + err
 
+    def status(self, *options: str) -> list[str]:
+        """Lines of --status, without another process."""
+        out = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out):
+            assert main(["--template", str(self.template), "--status", *options]) == 0
+        return out.getvalue().splitlines()
+
     def states(self, *options: str) -> dict[str, str]:
         """State of each stage, as --status prints it."""
         known = ("done", "stale", "failed", "to do", "running", "interrupted", "preempted")
-        lines = [line.split(maxsplit=2) for line in self("--status", *options).splitlines()[1:]]
+        lines = [line.split(maxsplit=2) for line in self.status(*options)[1:]]
         return {name: next(s for s in known if rest.startswith(s)) for _, name, rest in lines}
 
     def why(self, name: str, *options: str) -> str:
         """The line of a stage in --status."""
-        return next(x for x in self("--status", *options).splitlines() if x.split()[1:2] == [name])
+        return next(x for x in self.status(*options) if x.split()[1:2] == [name])
 
     def files(self) -> set[str]:
         """All files, relative."""

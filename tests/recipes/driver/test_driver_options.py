@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from espnet_ext.bin.recipe import main
 from espnet_ext.errors import UserError
 from espnet_ext.recipe.expand import expand, expand_each
 from espnet_ext.recipe.fingerprint import paths_of
@@ -48,9 +49,11 @@ NASTY = [
         (["--cmd_backend", "lsf"], "cmd.sh knows local only"),
     ],
 )
-def test_mistakes_are_explained_and_nothing_is_written(recipe, options, message):
+def test_mistakes_are_explained_and_nothing_is_written(recipe, monkeypatch, capsys, options, message):
     before = recipe.files()
-    output = recipe(*options, code=1)
+    monkeypatch.chdir(recipe.folder)
+    assert main(["--template", str(recipe.template), *options]) == 1
+    output = capsys.readouterr().err
     assert output.startswith("error: ") and message in output and output.count("\n") == 1, output
     assert recipe.files() == before
 
