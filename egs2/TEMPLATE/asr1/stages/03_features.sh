@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: checked and resampled audio (raw) or filterbanks (fbank); drops what is too long or too short
 # scope: ${feats_type}
-# options: [datadir, dump, fs, min_wav_duration, max_wav_duration, max_drop_fraction, pretrain_data, train_data, valid_set, test_sets, unlabelled_set]
+# options: [datadir, dump, fs, min_wav_duration, max_wav_duration, max_drop_fraction, multichannel, pretrain_data, train_data, valid_set, test_sets, unlabelled_set]
 # uncounted: [nj, logdir, feats_type]
 # inputs:
 # - ${datadir}/${pretrain_data}/wav.scp
@@ -32,10 +32,15 @@ open_queue "${logdir}" "03_features_${feats_type}"
 for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}" ${test_sets} ${unlabelled_set}); do
     if ! has "${datadir}/${set}/wav.scp"; then
         say "${datadir}/${set} is not part of this corpus: left out"
+        if [ -e "${dump}/${set}" ]; then run rm -r -- "${dump:?}/${set}"; fi # of an earlier copy that had it
         continue
     fi
+    # Long utterances are bad company in training; a test set is comparable only if it is whole.
+    longest=${max_wav_duration}
+    case " ${test_sets} " in *" ${set} "*) longest=inf ;; esac
     queue python -m espnet_ext.bin.make_features --in_dir "${datadir}/${set}" --out_dir "${dump}/${set}" \
         --feats_type "${feats_type}" --fs "${fs}" --min_duration "${min_wav_duration}" \
-        --max_duration "${max_wav_duration}" --max_drop_fraction "${max_drop_fraction}" --nj "${nj}"
+        --max_duration "${longest}" --max_drop_fraction "${max_drop_fraction}" \
+        --multichannel "${multichannel}" --nj "${nj}"
 done
 run_queue "${cpu_cmd}" --num_threads "${nj}" --max_jobs_run 1
