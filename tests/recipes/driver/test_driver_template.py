@@ -12,7 +12,7 @@ from espnet_ext.recipe.stages import load_stages
 
 NAMES = "data perturb features tokens stats pretrain targets finetune export decode score report pack".split()
 #: Variables of utils/stage.sh and cmd.sh.
-HELPERS = {"template_dir", "cpu_cmd", "train_cmd", "decode_cmd", "token_args", "dry_run"}
+HELPERS = {"template_dir", "cpu_cmd", "train_cmd", "decode_cmd", "token_args", "input_args", "dry_run"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,18 @@ def test_every_command_goes_through_run_or_queue(stages):
             if re.match(r"[a-z_]+(=|\+=\()", word):
                 continue
             verbs = {"run", "queue", "run_queue", "open_queue", "fresh", "say", "."}
-            assert word in verbs | {"for", "do", "done", "if", "fi", "else", "continue", "exit", "then"}, line
+            assert word in verbs | {
+                "case",
+                "for",
+                "do",
+                "done",
+                "if",
+                "fi",
+                "else",
+                "continue",
+                "exit",
+                "then",
+            }, line
 
 
 def test_dry_run_of_a_complete_corpus(corpus):
