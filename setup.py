@@ -31,6 +31,7 @@ setup(
         "soundfile>=0.12",
         "soxr>=0.3",
         "tensorboard>=2.15",
+        "threadpoolctl>=3.0",
         "torch_complex>=0.4.4",
         "tqdm>=4.60",
     ],

@@ -3,17 +3,32 @@
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_ext.errors import UserError
 
+_HOST = socket.gethostname()
+
 
 def _beside(target: Path) -> Path:
     """A temporary directory in the target's own folder: only there is a rename atomic."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    _remove_abandoned(target)
+    prefix = f".{target.name}.{_HOST}-{os.getpid()}."
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what a killed process of this machine left beside the target; it would fill the disk unseen."""
+    prefix = f".{target.name}.{_HOST}-"
+    for path in target.parent.iterdir():
+        if path.name.startswith(prefix) and path.name.endswith(".tmp"):
+            process = path.name.removeprefix(prefix).split(".")[0]
+            if process.isdigit() and not os.path.exists(f"/proc/{process}"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

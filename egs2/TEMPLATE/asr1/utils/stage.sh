@@ -146,5 +146,4 @@ fi
 
 # Options of a training on stored filterbanks: their size, and with it no front end in the model.
 # shellcheck disable=SC2034  # used by the stages
-input_args=()
-if [ "${feats_type:-}" = fbank ]; then input_args=(--input_size 80); fi
+if [ "${feats_type:-}" = fbank ]; then input_args=(--input_size 80); else input_args=(); fi

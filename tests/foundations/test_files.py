@@ -1,0 +1,76 @@
+"""A target is whole or absent, and what a killed writer left behind goes with the next one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_ext.errors import RUN_AGAIN, UserError, main_guard
+from espnet_ext.files import atomic_dir, atomic_path, atomic_write_text, read_lines
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_of_a_failed_write_remains(tmp_path):
+    atomic_write_text(tmp_path / "text", "old")
+    with pytest.raises(ZeroDivisionError):
+        with atomic_path(tmp_path / "text") as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+    assert names(tmp_path) == ["text"] and (tmp_path / "text").read_text() == "old"
+
+
+def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path):
+    for content in ("a", "b"):
+        with atomic_dir(tmp_path / "set") as folder:
+            (folder / content).write_text(content)
+    assert names(tmp_path) == ["set"] and names(tmp_path / "set") == ["b"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    code = (
+        "import os, sys; from espnet_ext.files import atomic_dir\n"
+        "with atomic_dir(sys.argv[1]) as folder: (folder / 'x').write_text('x'); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")])
+    assert done.returncode == -signal.SIGKILL and len(names(tmp_path)) == 1
+    assert not (tmp_path / "set").exists()
+    with atomic_dir(tmp_path / "set") as folder:
+        (folder / "y").write_text("y")
+        # a second writer does not touch the folder of one that lives
+        with atomic_dir(tmp_path / "set"):
+            assert folder.exists()
+    assert names(tmp_path) == ["set"]
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path):
+    (tmp_path / "text").write_bytes(b"a fine\nb caf\xe9\n")
+    with pytest.raises(UserError, match=r"text:2: not UTF-8 \(byte 0xe9 at column 6\)"):
+        list(read_lines(tmp_path / "text"))
+    with pytest.raises(UserError, match="no such file"):
+        list(read_lines(tmp_path / "absent"))
+
+
+def test_how_commands_end(capsys):
+    @main_guard
+    def command(what):
+        if isinstance(what, BaseException):
+            raise what
+        return what
+
+    assert command(None) == 0 and command(RUN_AGAIN) == 75
+    assert command(UserError("data/x:3: bad")) == 1
+    assert command(OSError(28, os.strerror(28), "dump/x")) == 1
+    assert command(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "error: data/x:3: bad",
+        "error: dump/x: No space left on device",
+        "error: interrupted",
+    ]
+    with pytest.raises(ZeroDivisionError):  # a fault of the code keeps its traceback
+        command(ZeroDivisionError())
