@@ -158,19 +158,22 @@ def _code(lines: list[str]) -> str:
 
 
 def _versions(found: Collection, report: dict) -> Iterator[str]:
-    """Versions of what decoded; runs with the same versions share a column."""
+    """Versions of what decoded: one column where all results agree, else one a group of results."""
     yield "## Versions"
-    columns: dict[tuple, list[str]] = {}
+    groups: dict[tuple, list[str]] = {}
     for result in found.results:
         if result.decode:
             place = f"{result.experiment}/{result.decoding}/{result.dataset}"
-            columns.setdefault(tuple(_software(result.decode).items()), []).append(place)
-    head = ["", "this report"]
-    for places in columns.values():
-        head.append("decoding" if len(columns) == 1 else ", ".join(places))
-    software = [_software(report), *(dict(each) for each in columns)]
+            groups.setdefault(tuple(_software(result.decode).items()), []).append(place)
+    heads = (
+        ["decoding"] if len(groups) == 1 else [f"decoding {number}" for number in range(1, len(groups) + 1)]
+    )
+    software = [_software(report), *(dict(each) for each in groups)]
     names = list(dict.fromkeys(name for each in software for name in each))
+    head = ["", "this report", *heads]
     yield table(head, [[name, *(each.get(name) for each in software)] for name in names], len(head))
+    if len(groups) > 1:
+        yield "\n".join(f"- {head}: {', '.join(p)}" for head, p in zip(heads, groups.values(), strict=True))
 
 
 def _software(provenance: dict) -> dict[str, str | None]:

@@ -113,7 +113,8 @@ def test_another_version_gets_a_column(expdir, capsys):
     add_result(expdir, "none_a", "ctc", "test_clean", 12.5, commit="def")
     _, _, text = report(expdir, capsys)
     assert sorted(cells(text, "espnet_ext commit")[1:]) == ["abc", "def"]
-    assert "none_a/ctc/test_clean" in text.split("## Versions")[1]
+    assert cells(text, "", "this report") == ["decoding 1", "decoding 2"]
+    assert "- decoding 1: none_a/ctc/test_clean\n" in text
 
 
 def test_the_same_input_gives_the_same_report(expdir, capsys):
