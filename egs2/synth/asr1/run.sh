@@ -10,7 +10,6 @@ recipe_program=./run.sh exec ./asr.sh \
     --valid_set dev \
     --test_sets "test_clean test_noisy" \
     --unlabelled_set unlabelled \
-    --lm_text data/text_only/text \
     --token_type bpe \
     --nbpe 200 \
     "$@"

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # does: the starting model, supervised
 # scope: pretrain_${pretrain_tag}
-# options: [pretrain_config, pretrain_args, seed, init_param, token_type, feats_type, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
+# options: [pretrain_config, pretrain_args, seed, init_param, token_type, feats_type, noise_scp, rir_scp, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
 # uncounted: [ngpu, resume]
 # arguments: pretrain_args
 # inputs:
 # - ${token_list}
+# - ${noise_scp} ?
+# - ${rir_scp} ?
 # - ${dump}/${pretrain_data}/text
 # - ${dump}/${valid_set}/text
 # - ${stats_dir}/${pretrain_data}/feats_stats.npz

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # does: the method, or its control (--method none, plain fine-tuning)
 # scope: ${method}_${tag}
-# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp]
+# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
 # inputs:
 # - ${pretrain_exp}/train_summary.json
 # - ${token_list}
+# - ${noise_scp} ?
+# - ${rir_scp} ?
 # - ${dump}/${train_data}/text
 # - ${dump}/${valid_set}/text
 # - ${stats_dir}/${train_data}/speech_shape

@@ -144,6 +144,13 @@ else
     token_args=(--token_type bpe --token_list "${token_list:-}" --bpemodel "${bpemodel:-}")
 fi
 
-# Options of a training on stored filterbanks: their size, and with it no front end in the model.
+# Options that say what a training hears: noises and rooms, or stored filterbanks of a size (then the model has no
+# front end, and nothing can be mixed in).
 # shellcheck disable=SC2034  # used by the stages
-if [ "${feats_type:-}" = fbank ]; then input_args=(--input_size 80); else input_args=(); fi
+input_args=()
+if [ "${feats_type:-}" = fbank ]; then
+    input_args=(--input_size 80)
+else
+    if [ -n "${noise_scp:-}" ]; then input_args+=(--noise_scp "${noise_scp}"); fi
+    if [ -n "${rir_scp:-}" ]; then input_args+=(--rir_scp "${rir_scp}"); fi
+fi
