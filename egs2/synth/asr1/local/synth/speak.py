@@ -29,16 +29,14 @@ def check_tools(variants: list[str]) -> dict[str, str]:
     for tool in ("espeak-ng", "sox"):
         if shutil.which(tool) is None:
             raise UserError(f"{tool} is not installed; on Debian or Ubuntu, as root: apt-get install {tool}")
-        said = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout
+        said = _run([tool, "--version"]).decode()
         found = re.search(r"\d+(\.\d+)+\S*", said)
         if found is None:
             raise UserError(
                 f"`{tool} --version` says {said!r}: no version number there; is it the right program?"
             )
         versions[tool] = found[0]
-    listed = subprocess.run(
-        ["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True
-    ).stdout
+    listed = _run(["espeak-ng", "--voices=variant"]).decode()
     known = set(re.findall(r"!v/(\S+)", listed))
     if absent := [variant for variant in variants if variant not in known]:
         raise UserError(
@@ -77,12 +75,11 @@ def speak(text: str, voice: Voice) -> np.ndarray:
 def resample(pieces: list[np.ndarray]) -> list[np.ndarray]:
     """Bring int16 pieces at 22.05 kHz to float32 (full scale 1) at 16 kHz with one call of sox.
 
-    The filter rings before and after each piece: 20 ms of silence between them, which are cut off, and at least as
-    much at the end, which stays, keep the pieces apart.
+    The filter rings before and after each piece: 20 ms of silence before it, which are cut off, and at least
+    as much after it, which stay, keep the pieces apart.
     """
-    lengths = [
-        len(piece) // ESPEAK_GRID + 3 for piece in pieces
-    ]  # in blocks of 20 ms, two of them for ringing
+    # in blocks of 20 ms: the piece, begun or whole, and one before and one after it
+    lengths = [len(piece) // ESPEAK_GRID + 3 for piece in pieces]
     joined = np.zeros(sum(lengths) * ESPEAK_GRID, dtype="<i2")
     ends = np.cumsum(lengths)
     for piece, end, length in zip(pieces, ends, lengths, strict=True):
@@ -103,7 +100,7 @@ def resample(pieces: list[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _run(command: list[str], data: bytes) -> bytes:
+def _run(command: list[str], data: bytes = b"") -> bytes:
     # close_fds=False lets Python use posix_spawn, several times faster than a fork of a process that holds
     # numpy; its own descriptors are not inheritable anyway
     done = subprocess.run(command, input=data, capture_output=True, close_fds=False, env=_ENVIRONMENT)
