@@ -29,7 +29,7 @@ lint: setup ## shellcheck and ruff
 	@$(activate) && tools/lint.sh
 
 bench: setup ## side-by-side measurements; results are appended to benchmarks/results/
-	@$(activate) && for file in benchmarks/*.py; do echo "bench: $$file" && python "$$file"; done
+	@$(activate) && for file in $$(grep -l __main__ benchmarks/*.py); do echo "bench: $$file"; python "$$file"; done
 
 clean: ## remove what tests and builds leave behind; keeps tools/venv and every recipe's exp/
 	@find . -path ./tools/venv -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
