@@ -17,7 +17,7 @@ case " $* " in
         ;;
 esac
 
-# No utterance of LibriSpeech is longer than 36 s, so none is dropped, which would make test sets incomparable.
+# No utterance of LibriSpeech is longer than 36 s: none is dropped.
 recipe_program=./run.sh exec ./asr.sh \
     --pretrain_set train_clean_100 \
     --train_set train_clean_100 \
