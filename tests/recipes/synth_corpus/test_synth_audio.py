@@ -1,7 +1,11 @@
 """Sound: rooms, noises, levels, resampling."""
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from synth.lean import VARIABLE, only_these_variants
 from synth.noises import COMMON, EXTRA, Noise, deal_noises, make_noise
 from synth.plan import Utterance
 from synth.render import at_snr, cut, render
@@ -135,6 +139,21 @@ def test_tools_that_are_missing(espeak, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="espeak-ng is not installed.*apt-get install espeak-ng"):
         check_tools([])
+
+
+def test_lean_data_sounds_the_same(espeak, config, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    voices = [Voice("v", "train", accent, "f3", 60, 150) for accent in config["accents"]]
+    before = [speak("turn off the light", voice).tobytes() for voice in voices]
+    with only_these_variants(["m1", "f3"]) as lean:
+        assert lean and [speak("turn off the light", voice).tobytes() for voice in voices] == before
+        other = Voice("v", "train", "en-us", "f2", 50, 160)
+        assert speak("turn", other).tobytes() == speak("turn", replace(other, variant="nobody")).tobytes()
+    assert VARIABLE not in os.environ
+    monkeypatch.setenv(VARIABLE, "/nowhere")
+    with only_these_variants(["m1"]) as lean:
+        assert not lean
+    assert os.environ[VARIABLE] == "/nowhere"
 
 
 def test_nothing_said(espeak):

@@ -12,6 +12,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 import yaml
 from synth.corpus import write_corpus
 from synth.grammar import Grammar
+from synth.lean import only_these_variants
 from synth.plan import make_plan
 from synth.speak import check_tools
 
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = yaml.safe_load(options.config.read_text(encoding="utf-8"))
     versions = check_tools(config["variants"])
     plan = make_plan(config, Grammar(HERE / "grammar"), options.seed, options.scale)
-    about = write_corpus(plan, options.out_dir, options.nj, versions, options.overwrite)
+    with only_these_variants(config["variants"]):
+        about = write_corpus(plan, options.out_dir, options.nj, versions, options.overwrite)
     for name, sizes in about["sets"].items():
         print(f"{options.out_dir / name}: " + ", ".join(f"{value:g} {unit}" for unit, value in sizes.items()))
 

@@ -102,14 +102,12 @@ def resample(pieces: list[np.ndarray]) -> list[np.ndarray]:
 
 def _run(command: list[str], data: bytes = b"") -> bytes:
     # close_fds=False lets Python use posix_spawn, several times faster than a fork of a process that holds
-    # numpy; its own descriptors are not inheritable anyway
-    done = subprocess.run(command, input=data, capture_output=True, close_fds=False, env=_ENVIRONMENT)
+    # numpy; its own descriptors are not inheritable anyway. The locale must not change what is spoken.
+    done = subprocess.run(
+        command, input=data, capture_output=True, close_fds=False, env={**os.environ, "LC_ALL": "C"}
+    )
     if done.returncode:
         raise UserError(
             f"{command[0]} failed with status {done.returncode}: {done.stderr.decode(errors='replace')}"
         )
     return done.stdout
-
-
-#: The locale must not change what is spoken.
-_ENVIRONMENT = {**os.environ, "LC_ALL": "C"}
