@@ -1,6 +1,7 @@
 """From a dumped data directory to batches of tensors."""
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,12 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.keys import key
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """A signal to the process group must not take the loader from the training that is about to save."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass
@@ -128,6 +135,7 @@ class SpeechData:
             batch_sampler=list(order),
             collate_fn=self.collate,
             num_workers=num_workers,
+            worker_init_fn=_leave_signals_to_parent,
             prefetch_factor=4 if num_workers else None,
             # Loading draws nothing; a generator of its own keeps the loader off the global one.
             generator=torch.Generator().manual_seed(0),

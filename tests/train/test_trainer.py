@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -121,10 +122,11 @@ def test_longer_max_epoch_goes_on(uninterrupted, toy_command, tmp_path):
 def test_signal_saves_and_asks_to_run_again(uninterrupted, toy_command, tmp_path):
     """SIGTERM in the middle: exit status 75, and the next run ends where the whole run ended."""
     command = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_command(tmp_path, "--resume", "true")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command += ["--num_workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     for line in process.stdout:
         if "step 4/" in line:
-            process.send_signal(signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)  # as the driver does: loaders get it as well
             break
     rest = process.stdout.read()
     assert process.wait() == 75 and "SIGTERM: saved at step" in rest
