@@ -2,12 +2,19 @@
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+# A shell that starts the tests in the background has them, and every program they start, ignore Ctrl-C.
+# A handler that is set here becomes the default action in those programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,11 @@ def commands(text: str) -> list[str]:
 
 def test_options_and_stages_of_commands(page, repo_root):
     egs2 = repo_root / "egs2"
-    options = load_options(egs2 / "TEMPLATE/asr1/conf/options.yaml")
+    template = egs2 / "TEMPLATE/asr1/conf/options.yaml"
+    options = load_options(template)
     known = set(options.table)
     for recipe in ("synth", "librispeech_100"):
-        own = load_options(egs2 / recipe / "asr1/conf/options.yaml")
+        own = load_options(template, egs2 / recipe / "asr1/conf/options.yaml")
         known |= set(own.table)
     stages = load_stages(egs2 / "TEMPLATE/asr1/stages")
     for line in commands(page[1]):
