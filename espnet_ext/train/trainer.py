@@ -4,6 +4,7 @@ Legend: B batch.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.files import atomic_path, atomic_write_text
+from espnet_ext.progress import progress as progress_bar
 from espnet_ext.train import checkpoint
 from espnet_ext.train.batches import Step, plan_epoch, plan_sorted
 from espnet_ext.train.data import Batch, SpeechData
@@ -151,7 +153,9 @@ class Trainer:
             passes=progress.epoch,
         )
         self.model.train()
-        for step in plan:
+        # In a log the lines of `_log` say how far it is.
+        in_terminal = sys.stderr.isatty()
+        for step in progress_bar(plan, desc=f"epoch {progress.epoch}", unit="step") if in_terminal else plan:
             figures = self._step(step, batches)
             means.add(figures)
             recent.add(figures)
