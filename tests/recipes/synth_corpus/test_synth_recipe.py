@@ -17,7 +17,8 @@ def run(recipe, repo_root, tmp_path):
             "ESPNET_EXT_OWN_PYTHON": "1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
-        folders = ["--expdir", str(tmp_path / "exp"), "--datadir", str(tmp_path / "my data")]
+        names = {"expdir": "exp", "datadir": "my data", "dumpdir": "dump"}
+        folders = [f"--{option}={tmp_path / name}" for option, name in names.items()]
         command = [str(recipe / "run.sh"), *folders, *options]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
