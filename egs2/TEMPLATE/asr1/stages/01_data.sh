@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # does: local/data.sh, the corpus's own preparation
 # scope: recipe
-# options: [datadir, seed, local_data_opts, pretrain_set, train_set, valid_set]
-# uncounted: [nj, test_sets, unlabelled_set, logdir]
+# options: [datadir, local_data_opts, pretrain_set, train_set, valid_set]
+# uncounted: [nj, seed, test_sets, unlabelled_set, logdir]
 # arguments: local_data_opts
 # inputs:
 # - local/**
