@@ -28,7 +28,7 @@ class ASROutput:
     decoder_out: torch.Tensor | None  # (B, U, V) scores before the softmax
     targets: torch.Tensor | None  # (B, U) labels with <eos>, padded with ignore_id
     labels: int  # number of labels, <eos> included
-    correct: int  # number of labels whose highest-scoring token is right (teacher forcing)
+    correct: torch.Tensor | int  # how many of them score highest; stays on its device
 
 
 class ASRModel(ESPnetASRModel):
@@ -90,7 +90,7 @@ class ASRModel(ESPnetASRModel):
             decoder_out, _ = self.decoder(encoder_out, encoder_out_lens, inputs, text_lengths + 1)
             att_sum = self.criterion_att(decoder_out, targets) * batch
             labels = int(text_lengths.sum()) + batch
-            correct = int((decoder_out.detach().argmax(-1) == targets).sum())
+            correct = (decoder_out.detach().argmax(-1) == targets).sum()
         return ASROutput(
             encoder_out, encoder_out_lens, ctc_sum, att_sum, decoder_out, targets, labels, correct
         )

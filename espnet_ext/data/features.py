@@ -2,9 +2,12 @@
 
 ``raw``: 16-bit mono FLAC at the wanted rate. A file that is so already is referenced where it lies.
 ``fbank``: Kaldi archives of 80 log-mel energies, not normalised.
-Files are named by the utterance's index, never by its id.
+Files are named by the utterance's index, never by its id. ``content`` is a checksum of what the scp file
+points to: its paths stay the same when the audio behind them changes, and later stages must notice that.
 """
 
+import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,7 +47,8 @@ class Options:
 class Part:
     """What one process reports about its recordings."""
 
-    rows: list[tuple[str, str, int]] = field(default_factory=list)  # id, value of the scp line, length
+    # id, value of the scp line, length, checksum of the samples or features
+    rows: list[tuple[str, str, int, int]] = field(default_factory=list)
     drops: list[tuple[str, str, str]] = field(default_factory=list)  # id, reason, file:line
     notes: Counter = field(default_factory=Counter)
     firsts: dict[str, str] = field(default_factory=dict)
@@ -72,15 +76,15 @@ def make_features(in_dir: Path, out_dir: Path, options: Options) -> str:
             if not transcript:
                 drops.add(name, "empty transcript", data.text.where(name))
     work = list(enumerate(work_list(data)))
-    total, scp, lengths = Part(), {}, {}
+    total, scp, lengths, checksums = Part(), {}, {}, {}
     with output_dir(out_dir, "feats_type", in_dir) as temporary:
         function = partial(_make_part, folder=temporary, final=out_dir, options=options)
         for part in ordered_map(function, work, options.nj, f"features {in_dir}"):
             for name, reason, where in part.drops:
                 if name not in drops:
                     drops.add(name, reason, where)
-            for name, value, length in part.rows:
-                scp[name], lengths[name] = value, length
+            for name, value, length, checksum in part.rows:
+                scp[name], lengths[name], checksums[name] = value, length, checksum
             total.notes += part.notes
             total.firsts = part.firsts | total.firsts
             total.seconds += part.seconds
@@ -88,6 +92,9 @@ def make_features(in_dir: Path, out_dir: Path, options: Options) -> str:
         kept = [name for name in data if name not in drops]
         _write_tables(temporary, data, kept, scp, lengths, options.feats_type)
         drops.write(temporary / "dropped.txt")
+        listed = "".join(f"{name} {checksums[name]}\n" for name in kept)
+        digest = hashlib.sha256(f"{options.fs}\n{listed}".encode()).hexdigest()
+        (temporary / "content").write_text(digest + "\n", encoding="utf-8")
     return "\n  ".join(
         [f"{in_dir} -> {out_dir}: {len(kept)} of {len(data)} utterances, {total.seconds / 3600:.2f} h read"]
         + [f"{what}: {count} (first: {total.firsts[what]})" for what, count in total.notes.items()]
@@ -120,7 +127,7 @@ def _make_part(work: tuple[int, list[Recording]], folder: Path, final: Path, opt
             value = recording.path
             if samples is not audio.samples or not audio.plain:
                 value = _write_utterance(folder, final, utterance.index, samples, options.fs)
-            part.rows.append((utterance.name, value, len(samples)))
+            part.rows.append((utterance.name, value, len(samples), _checksum(to_int16(samples))))
     else:
         _write_archive(folder, final, number, kept, options.fs, part)
     return part
@@ -172,6 +179,10 @@ def _write_utterance(folder: Path, final: Path, index: int, samples: np.ndarray,
     return str(final / relative)
 
 
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)
+
+
 def _write_archive(folder: Path, final: Path, number: int, kept: Iterator, rate: int, part: Part) -> None:
     """Write one Kaldi archive; an scp line is ``path:offset``, the offset being behind the id."""
     import kaldiio
@@ -186,5 +197,6 @@ def _write_archive(folder: Path, final: Path, number: int, kept: Iterator, rate:
                 continue
             offset = handle.tell() + len(utterance.name.encode()) + 1
             kaldiio.save_ark(handle, {utterance.name: features})
-            part.rows.append((utterance.name, f"{final / relative}:{offset}", len(features)))
+            row = (utterance.name, f"{final / relative}:{offset}", len(features), _checksum(features))
+            part.rows.append(row)
             assert features.shape[1] == MELS

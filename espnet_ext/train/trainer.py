@@ -71,7 +71,7 @@ class Progress:
     seconds: float = 0.0  # spent training, over all sessions
     skipped: int = 0  # steps in a row without a finite gradient
     skipped_in_all: int = 0
-    means: dict = field(default_factory=dict)
+    means: dict = field(default_factory=dict)  # of the epoch so far, see Means
 
 
 class Trainer:
@@ -145,7 +145,7 @@ class Trainer:
         """Go through what is left of the epoch; False if a signal ended it before its last step."""
         progress, options = self.progress, self.options
         plan = self._plan(progress.epoch)[progress.step_in_epoch :]
-        means, recent = Means(progress.means), Means()
+        recent = Means()
         batches = self.train_data.batches(
             (micro for step in plan for micro in step.micro_batches),
             options.num_workers,
@@ -157,11 +157,10 @@ class Trainer:
         in_terminal = sys.stderr.isatty()
         for step in progress_bar(plan, desc=f"epoch {progress.epoch}", unit="step") if in_terminal else plan:
             figures = self._step(step, batches)
-            means.add(figures)
+            self.means.add(figures)
             recent.add(figures)
             progress.step += 1
             progress.step_in_epoch += 1
-            progress.means = means.state()
             if progress.step % options.log_interval == 0:
                 self._log(recent.means())
                 recent = Means()
@@ -218,7 +217,7 @@ class Trainer:
         """Validate, record the epoch, keep the n best models, save."""
         progress, options = self.progress, self.options
         row = {"epoch": progress.epoch, "step": progress.step, "seconds": round(self._seconds(), 1)}
-        row |= {f"train_{name}": value for name, value in Means(progress.means).means().items()}
+        row |= {f"train_{name}": value for name, value in self.means.means().items()}
         row |= {f"valid_{name}": value for name, value in self.validate().items()}
         row["lr"] = self.optimizer.param_groups[0]["lr"]
         self.history.add(row)
@@ -235,7 +234,7 @@ class Trainer:
         figures = " ".join(f"{name}={value:.4g}" for name, value in row.items() if name.startswith("valid_"))
         print(f"epoch {progress.epoch}/{options.max_epoch} done, {figures}", flush=True)
         progress.epoch += 1
-        progress.step_in_epoch, progress.means = 0, {}
+        progress.step_in_epoch, self.means = 0, Means()
         self._save()
 
     @torch.no_grad()
@@ -267,6 +266,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.seconds = self._seconds()
+        self.progress.means = self.means.state()
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -304,6 +304,7 @@ class Trainer:
                     for group, peak, factor in parts:
                         group["lr"] = peak * factor(self.scheduler.last_epoch)
             print(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}", flush=True)
+        self.means = Means(self.progress.means)
         self.history = History(self.folder, rows, self.options.use_tensorboard)
 
     def _write_summary(self) -> None:
