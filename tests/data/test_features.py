@@ -78,6 +78,19 @@ def test_resampled_and_said(corpus, capsys):
         assert abs(info.frames - 8000) <= 1 and rows("utt2num_samples")[name] == str(info.frames)
 
 
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_other_audio_under_the_same_paths_is_other_content(corpus, feats_type):
+    both = np.stack([corpus.tone(0.5, 16000), 0.5 * corpus.tone(0.5, 16000)], axis=1)
+    corpus.add("utt-a", both, 16000)
+    corpus.write()
+    contents = []
+    for how in ("first", "mean", "first"):
+        assert run(corpus, "--feats_type", feats_type, "--multichannel", how) == 0
+        with open(f"{OUT}/content", encoding="utf-8") as handle:
+            contents.append(handle.read())
+    assert contents[0] == contents[2] != contents[1]
+
+
 def test_stereo(corpus, fails, capsys):
     left, right = corpus.tone(0.5, hertz=200), corpus.tone(0.5, hertz=500)
     corpus.add("utt-s", np.stack([left, right], axis=1))

@@ -4,6 +4,9 @@
 # options: [dump, stats_dir, token_type, pretrain_config, max_drop_fraction, max_outside_fraction, pretrain_data, train_data, valid_set]
 # uncounted: [nj, logdir, feats_type, token_unit]
 # inputs:
+# - ${dump}/${pretrain_data}/content ?
+# - ${dump}/${train_data}/content ?
+# - ${dump}/${valid_set}/content ?
 # - ${token_list}
 # - ${dump}/${pretrain_data}/wav.scp ?
 # - ${dump}/${pretrain_data}/feats.scp ?

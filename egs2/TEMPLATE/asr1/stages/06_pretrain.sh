@@ -5,6 +5,8 @@
 # uncounted: [ngpu, resume]
 # arguments: pretrain_args
 # inputs:
+# - ${dump}/${pretrain_data}/content ?
+# - ${dump}/${valid_set}/content ?
 # - ${token_list}
 # - ${noise_scp} ?
 # - ${rir_scp} ?

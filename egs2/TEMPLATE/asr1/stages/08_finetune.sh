@@ -5,6 +5,8 @@
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
 # inputs:
+# - ${dump}/${train_data}/content ?
+# - ${dump}/${valid_set}/content ?
 # - ${pretrain_exp}/train_summary.json
 # - ${token_list}
 # - ${noise_scp} ?

@@ -4,6 +4,8 @@
 # options: [pretrain_exp, finetune_exp, decode_configs, dump, valid_set, test_sets]
 # uncounted: [ngpu, inference_nj, logdir, method, tag]
 # inputs:
+# - ${dump}/${valid_set}/content ?
+# - ${dump}/${test_sets}/content ?
 # - ${pretrain_exp}/export/model.pth
 # - ${finetune_exp}/export/model.pth ?
 # - ${dump}/${valid_set}/text
