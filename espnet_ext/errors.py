@@ -1,6 +1,7 @@
 """What a person reads when something is wrong with the input, and how a command ends then."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ def main_guard(main: Callable) -> Callable:
     """Decorate a command's ``main``: a UserError, a full disk or Ctrl-C ends it with a message and a status.
 
     Returns:
-        A function that returns the exit status: 0, 1 (UserError or OSError) or 130 (Ctrl-C).
+        A function that returns the exit status: 0, 1 (UserError, OSError), 130 (Ctrl-C) or 141 (closed pipe).
     """
 
     @functools.wraps(main)
@@ -28,6 +29,10 @@ def main_guard(main: Callable) -> Callable:
             return main(*args, **kwargs) or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+        except BrokenPipeError:
+            # Whoever read our output has had enough (`... | head`); the rest must not complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise

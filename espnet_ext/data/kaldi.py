@@ -8,6 +8,7 @@ An id is any string without white space and control characters: quotes, ``;``, `
 an id never becomes part of a command line or of a file name anywhere in this package.
 """
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -187,6 +188,14 @@ class DataDir:
         if absent:
             message = no_such_audio(self.wav.rows[absent[0]], self.wav.where(absent[0]))
             raise UserError(f"{message}; so it is with {len(absent)} of {len(self.wav.rows)} recordings")
+
+    def audio_stamp(self) -> str:
+        """A checksum of name, size and time of change of every audio file: another one, other audio."""
+        digest = hashlib.sha256()
+        for key, value in self.wav.rows.items():
+            about = os.stat(value)
+            digest.update(f"{key}\0{value}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
 
     def _read_segments(self) -> tuple[dict[str, Segment] | None, Table | None]:
         path = self.path / "segments"

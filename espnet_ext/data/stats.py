@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from espnet_ext.data.audio import read_checked
 from espnet_ext.data.drops import Drops
@@ -96,6 +97,8 @@ def collect_stats(
             f"{scp.path} and the lengths beside it list different utterances; run the features stage again"
         )
     logmel = LogMel(**model.frontend_conf)
+    if raw:
+        _check_rate(scp, logmel.fs)
     frames = {key: logmel.frames(length) if raw else length for key, length in lengths.items()}
     drops = Drops(str(data_dir))
     if raw:
@@ -123,6 +126,17 @@ def collect_stats(
             notes.append(f"feature statistics of {len(chosen)} utterances, {sums['count']} frames")
     head = f"{data_dir} -> {out_dir}: {len(kept)} of {len(scp.rows)} utterances"
     return "\n  ".join([head, *notes, *drops.lines()])
+
+
+def _check_rate(scp: Table, fs: int) -> None:
+    """The mel filters of the model must be made for the audio's rate; nothing later would notice."""
+    key, path = next(iter(scp.rows.items()))
+    found = soundfile.info(path).samplerate
+    if found != fs:
+        raise UserError(
+            f"{scp.where(key)}: audio of {found} Hz, but the training configuration says frontend_conf fs: "
+            f"{fs}; set it to {found} there, or give --fs {fs} to the features stage"
+        )
 
 
 def _read_lengths(path: Path) -> dict[str, int]:

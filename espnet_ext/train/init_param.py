@@ -37,7 +37,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file
         raise UserError(
             f"{path}: cannot be read as a file of tensors "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"({type(error).__name__}). "
             "It is damaged, or it holds pickled objects, which are never executed here"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

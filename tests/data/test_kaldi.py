@@ -174,3 +174,19 @@ def test_large_table_is_fast(tmp_path):
     start = time.process_time()
     assert len(read_table(path).rows) == 200_000
     assert time.process_time() - start < 5
+
+
+def test_stamp_changes_with_an_audio_file_of_the_same_name(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "a.wav").write_bytes(b"one")
+    for name, line in (
+        ("wav.scp", f"a {tmp_path / 'a.wav'}"),
+        ("utt2spk", "a a"),
+        ("spk2utt", "a a"),
+        ("text", "a b"),
+    ):
+        (tmp_path / "set" / name).write_text(line + "\n")
+    before = DataDir(tmp_path / "set").audio_stamp()
+    assert DataDir(tmp_path / "set").audio_stamp() == before
+    (tmp_path / "a.wav").write_bytes(b"other")
+    assert DataDir(tmp_path / "set").audio_stamp() != before

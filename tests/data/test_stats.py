@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from espnet_ext.bin import collect_stats, make_features, make_tokens
 from espnet_ext.data.kaldi import read_table
@@ -227,3 +228,23 @@ def test_equals_espnets_own_collect_stats(corpus, dump):
     assert {
         key: value.split(",")[0] for key, value in read_table("stats/text_shape").rows.items()
     } == read_table("espnet/train/text_shape").rows
+
+
+def test_audio_of_another_rate_than_the_models(tmp_path):
+    """8 kHz audio under filters for 16 kHz would train, and nobody would see why it is bad."""
+    folder = tmp_path / "dump"
+    folder.mkdir()
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
+    (folder / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
+    (folder / "utt2num_samples").write_text("a 8000\n")
+    config = tmp_path / "train.yaml"
+    config.write_text("frontend_conf: {fs: 16k}\nencoder_conf: {input_layer: conv2d}\n")
+    command = [sys.executable, "-m", "espnet_ext.bin.collect_stats", "--data_dir", str(folder)]
+    done = subprocess.run(
+        [*command, "--out_dir", str(tmp_path / "stats"), "--config", str(config)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "wav.scp:1: audio of 8000 Hz, but" in done.stderr and "frontend_conf fs: 16000" in done.stderr
+    assert not (tmp_path / "stats").exists()

@@ -84,7 +84,7 @@ def test_dry_run_of_a_complete_corpus(corpus):
     )
     for expected in (
         "exp/logs/01_data.log local/data.sh --scale 0.1\n",
-        "validate_data data/more\n",
+        "validate_data --stamp data/more\n",
         "perturb_data --in_dir data/small --out_dir data/small_sp --speeds 0.9 1.1 ",
         "make_features --in_dir data/big_sp --out_dir dump/raw/big_sp ",
         "--text dump/raw/big_sp/text dump/raw/small_sp/text data/t/text ",

@@ -18,11 +18,11 @@
 run "${cpu_cmd}" --num_threads "${nj}" "${logdir}/01_data.log" local/data.sh "$@"
 
 for set in $(unique "${pretrain_set}" "${train_set}" "${valid_set}"); do
-    run python -m espnet_ext.bin.validate_data --need_text "${datadir}/${set}"
+    run python -m espnet_ext.bin.validate_data --stamp --need_text "${datadir}/${set}"
 done
 for set in ${test_sets} ${unlabelled_set}; do
     if has "${datadir}/${set}/wav.scp"; then
-        run python -m espnet_ext.bin.validate_data "${datadir}/${set}"
+        run python -m espnet_ext.bin.validate_data --stamp "${datadir}/${set}"
     else
         say "${datadir}/${set} is not part of this corpus: left out"
     fi

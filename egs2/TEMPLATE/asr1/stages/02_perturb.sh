@@ -6,6 +6,8 @@
 # inputs:
 # - ${datadir}/${pretrain_set}/wav.scp
 # - ${datadir}/${train_set}/wav.scp
+# - ${datadir}/${pretrain_set}/audio_stamp ?
+# - ${datadir}/${train_set}/audio_stamp ?
 # - ${datadir}/${pretrain_set}/text
 # - ${datadir}/${train_set}/text
 # outputs:

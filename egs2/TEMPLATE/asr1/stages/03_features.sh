@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: checked and resampled audio (raw) or filterbanks (fbank); drops what is too long or too short
 # scope: ${feats_type}
-# options: [datadir, dump, fs, min_wav_duration, max_wav_duration, max_drop_fraction, multichannel, pretrain_data, train_data, valid_set, test_sets, unlabelled_set]
+# options: [datadir, dump, fs, min_wav_duration, max_wav_duration, max_drop_fraction, multichannel, pretrain_set, train_set, pretrain_data, train_data, valid_set, test_sets, unlabelled_set]
 # uncounted: [nj, logdir, feats_type]
 # inputs:
 # - ${datadir}/${pretrain_data}/wav.scp
@@ -18,6 +18,11 @@
 # - ${datadir}/${test_sets}/segments ?
 # - ${datadir}/${unlabelled_set}/wav.scp ?
 # - ${datadir}/${unlabelled_set}/segments ?
+# - ${datadir}/${pretrain_set}/audio_stamp ?
+# - ${datadir}/${train_set}/audio_stamp ?
+# - ${datadir}/${valid_set}/audio_stamp ?
+# - ${datadir}/${test_sets}/audio_stamp ?
+# - ${datadir}/${unlabelled_set}/audio_stamp ?
 # outputs:
 # - ${dump}/${pretrain_data}/text
 # - ${dump}/${train_data}/text

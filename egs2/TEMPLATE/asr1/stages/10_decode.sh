@@ -26,7 +26,7 @@ for exp in "${pretrain_exp}" "${finetune_exp}"; do
     fi
     for set in ${valid_set} ${test_sets}; do
         if ! has "${dump}/${set}/text"; then
-            say "${dump}/${set} is not part of this corpus: left out"
+            say "${dump}/${set} is not there, or has no text: left out"
             continue
         fi
         for name in ${decode_configs}; do
