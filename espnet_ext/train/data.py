@@ -76,6 +76,30 @@ class KeyedPreprocess:
         return data
 
 
+class _Readable(torch.utils.data.Dataset):
+    """A dataset whose failures name the utterance and the file, also out of a loader process."""
+
+    def __init__(self, dataset: ESPnetDataset, source: str):
+        self.dataset, self.source = dataset, source
+
+    def __getitem__(self, utterance: str):
+        try:
+            return self.dataset[utterance]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{self.source}: utterance {utterance!r} cannot be read ({_reason(error)}); was its file "
+                "moved or changed? run the stages from features on again"
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    """One line about an error, even one whose text cannot be made (soundfile's, out of its own library)."""
+    try:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    except Exception:
+        return type(error).__name__
+
+
 class SpeechData:
     """The utterances of a data directory that are usable for training, by name.
 
@@ -104,8 +128,9 @@ class SpeechData:
         sources = [speech] + ([(str(data_dir / "text"), "text", "text")] if text else [])
         self.preprocess = KeyedPreprocess(preprocess, seed)
         # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
-        self.dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
-        present = set(self.dataset.loader_dict["speech"].keys())
+        dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
+        self.dataset = _Readable(dataset, speech[0])
+        present = set(dataset.loader_dict["speech"].keys())
         missing = [utterance for utterance in self.lengths if utterance not in present]
         if missing:
             raise UserError(
@@ -141,6 +166,15 @@ class SpeechData:
             generator=torch.Generator().manual_seed(0),
             pin_memory=str(device).startswith("cuda"),
         )
-        for utterances, tensors in loader:
+        for utterances, tensors in self._plainly(loader):
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
             yield Batch(list(utterances), moved)
+
+    @staticmethod
+    def _plainly(loader: Iterable) -> Iterator:
+        """Without the traceback that torch puts around a message out of a loader process."""
+        try:
+            yield from loader
+        except UserError as error:
+            message = str(error).strip().splitlines()[-1]
+            raise UserError(message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None

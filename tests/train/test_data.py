@@ -70,3 +70,19 @@ def test_shapes_of_another_set_are_refused(toy_corpus, tmp_path):
     (tmp_path / "speech_shape").write_text("stranger 16000\n")
     with pytest.raises(UserError, match="1 utterances are not in .*'stranger'; rerun stage stats"):
         SpeechData(toy_corpus / "dump", tmp_path, draw, text=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_audio_that_vanished_is_named(toy_corpus, tmp_path, workers):
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(800), 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\nb {tmp_path / 'b.wav'}\n")
+    (tmp_path / "speech_shape").write_text("a 800\nb 800\n")
+    data = SpeechData(tmp_path, tmp_path, draw, text=False)
+    (tmp_path / "b.wav").unlink()
+    with pytest.raises(UserError) as caught:
+        list(data.batches([("a",), ("b",)], workers))
+    message = str(caught.value)
+    assert (
+        message.startswith(f"{tmp_path / 'wav.scp'}: utterance 'b' cannot be read (") and "\n" not in message
+    )
