@@ -1,7 +1,9 @@
 """From a dumped data directory to batches of tensors."""
 
+import atexit
 import random
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,16 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.keys import key
+
+#: Iterators whose loader processes may still run.
+_LOADERS: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _end_loaders() -> None:
+    """End loaders that an error left behind: they ignore SIGTERM, so Python would wait for them for ever."""
+    for iterator in list(_LOADERS):
+        iterator._shutdown_workers()
 
 
 def _leave_signals_to_parent(_: int) -> None:
@@ -173,8 +185,15 @@ class SpeechData:
     @staticmethod
     def _plainly(loader: Iterable) -> Iterator:
         """Without the traceback that torch puts around a message out of a loader process."""
+        iterator = iter(loader)
+        parallel = hasattr(iterator, "_shutdown_workers")  # what torch calls when the iterator is collected
+        if parallel:
+            _LOADERS.add(iterator)
         try:
-            yield from loader
+            yield from iterator
         except UserError as error:
             message = str(error).strip().splitlines()[-1]
             raise UserError(message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+        finally:
+            if parallel:
+                iterator._shutdown_workers()
