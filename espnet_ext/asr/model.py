@@ -15,6 +15,7 @@ from espnet_ext.asr.encoder import make_exact
 from espnet_ext.asr.frontend import ExactFrontend
 from espnet_ext.asr.specaug import KeyedSpecAug
 from espnet_ext.errors import UserError
+from espnet_ext.train.precision import full_precision
 
 
 @dataclass
@@ -84,10 +85,12 @@ class ASRModel(ESPnetASRModel):
         labels = correct = 0
         if self.ctc is not None:
             # ESPnet's CTC and label-smoothing losses are sums divided by the number of utterances.
-            ctc_sum = self.ctc(encoder_out, encoder_out_lens, text, text_lengths) * batch
+            with full_precision(encoder_out.device):
+                ctc_sum = self.ctc(encoder_out.float(), encoder_out_lens, text, text_lengths) * batch
         if self.decoder is not None and self.ctc_weight != 1.0:
             inputs, targets = add_sos_eos(text, self.sos, self.eos, self.ignore_id)  # (B, U)
             decoder_out, _ = self.decoder(encoder_out, encoder_out_lens, inputs, text_lengths + 1)
+            decoder_out = decoder_out.float()
             att_sum = self.criterion_att(decoder_out, targets) * batch
             labels = int(text_lengths.sum()) + batch
             correct = (decoder_out.detach().argmax(-1) == targets).sum()

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -9,36 +10,23 @@ import yaml
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 
+from espnet_ext.asr.method import JointMethod
 from espnet_ext.asr.model import ASRModel, adopt
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
 from espnet_ext.train import options as train_options
-from espnet_ext.train import schedule  # noqa: F401  (its import adds our schedules to ESPnet's table)
-from espnet_ext.train.data import Batch, SpeechData
+from espnet_ext.train import (
+    schedule,  # noqa: F401  (its import adds our schedules to ESPnet's table)
+    spawn,
+    world,
+)
+from espnet_ext.train.data import SpeechData
 from espnet_ext.train.init_param import init_param
 from espnet_ext.train.keys import seed_torch
-from espnet_ext.train.trainer import Totals, Trainer, TrainerOptions
-
-
-class JointObjective:
-    """Joint CTC/attention loss (Watanabe et al. 2017, equation 4), normalised over the optimiser step."""
-
-    def __init__(self, model: ASRModel, loss_norm: str):
-        self.model, self.loss_norm = model, loss_norm
-
-    def __call__(self, batch: Batch, totals: Totals, augment_keys: list[int] | None):
-        """See `espnet_ext.train.trainer.Objective`."""
-        output = self.model.outputs(**batch.tensors, keys=augment_keys)
-        labels = totals.labels if self.loss_norm == "token" else None
-        loss = self.model.joint_loss(output, totals.utterances, labels)
-        count = len(batch.utterances)
-        figures = {"loss": (loss.detach() * totals.utterances, count)}
-        if output.ctc_sum is not None:
-            figures["loss_ctc"] = (output.ctc_sum.detach(), count)
-        if output.att_sum is not None:
-            figures["loss_att"] = (output.att_sum.detach(), count)
-            figures["acc"] = (output.correct, output.labels)
-        return loss, figures
+from espnet_ext.train.method import Method, Updater
+from espnet_ext.train.precision import check_precision
+from espnet_ext.train.streams import Stream
+from espnet_ext.train.trainer import Trainer, TrainerOptions
 
 
 class ASRTask(ESPnetASRTask):
@@ -83,54 +71,118 @@ class ASRTask(ESPnetASRTask):
     @classmethod
     def train(cls, args: argparse.Namespace) -> int:
         """Build everything that the options name and run the loop."""
-        if args.ngpu > 1:
-            raise UserError("--ngpu: this training runs on one GPU or on the CPU")
-        if args.ngpu == 1 and not torch.cuda.is_available():
-            raise UserError("--ngpu 1: no GPU is visible here; use --ngpu 0 or check `nvidia-smi`")
-        device = "cuda" if args.ngpu else "cpu"
+        if args.ngpu > 1 and not world.launched():
+            return spawn.run(args.ngpu)
+        everybody = world.join(args.ngpu)
+        try:
+            check_precision(args.precision, everybody.device)
+            return cls._train(args, everybody)
+        finally:
+            world.leave()
+
+    @classmethod
+    def _train(cls, args: argparse.Namespace, everybody: world.World) -> int:
         # Gradients of a fresh E-Branchformer are full of denormal numbers, which slow a CPU tenfold.
         torch.set_flush_denormal(True)
         seed_torch(args.seed, "initial parameters")
-        model = cls.build_model(args).to(device)
+        model = cls.build_model(args).to(everybody.device)
         cls._initialise(args, model)
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        train_data, valid_data = (
-            SpeechData(data_dir, stats_dir, cls.build_preprocess_fn(args, train), args.seed)
-            for data_dir, stats_dir, train in (
-                (args.train_data_dir, args.train_stats_dir, True),
-                (args.valid_data_dir, args.valid_stats_dir, False),
-            )
+        streams = cls.build_streams(args, everybody)
+        valid = SpeechData(
+            args.valid_data_dir, args.valid_stats_dir, cls.build_preprocess_fn(args, False), args.seed
         )
-        atomic_write_text(folder / "config.yaml", _dump({**vars(args), "command": sys.argv}))
-        split, name, mode = args.best_model_criterion[0]
-        trainer = Trainer(
-            TrainerOptions(
-                max_epoch=args.max_epoch,
-                frames_per_step=args.frames_per_step,
-                frames_per_micro_batch=args.frames_per_micro_batch or args.frames_per_step,
-                seed=args.seed,
-                grad_clip=args.grad_clip,
-                keep_nbest_models=_single(args.keep_nbest_models),
-                best_model_criterion=(split, name, mode),
-                checkpoint_minutes=args.checkpoint_minutes,
-                max_skipped_steps=args.max_skipped_steps,
-                log_interval=args.log_interval or 50,
-                num_workers=args.num_workers,
-                device=device,
-                use_tensorboard=args.use_tensorboard,
-                resume=args.resume,
-            ),
-            model,
-            JointObjective(model, args.loss_norm),
-            optim_classes[args.optim]([p for p in model.parameters() if p.requires_grad], **args.optim_conf),
-            lambda optimizer, steps: _scheduler(args, optimizer, steps),
-            train_data,
-            valid_data,
-            frame_shift=_frame_shift(args),
-            folder=folder,
+        method = cls.build_method(args, model, streams)
+        if everybody.first:
+            atomic_write_text(folder / "config.yaml", dump_config({**vars(args), "command": sys.argv}))
+        automatic = args.frames_per_micro_batch == "auto"
+        options = TrainerOptions(
+            max_epoch=args.max_epoch,
+            frames_per_validation_batch=int(0 if automatic else args.frames_per_micro_batch)
+            or args.frames_per_step,
+            seed=args.seed,
+            auto_micro_batch=automatic,
+            precision=args.precision,
+            keep_nbest_models=_single(args.keep_nbest_models),
+            best_model_criterion=tuple(tuple(each) for each in args.best_model_criterion),
+            checkpoint_minutes=args.checkpoint_minutes,
+            checkpoint_steps=args.checkpoint_steps,
+            max_skipped_steps=args.max_skipped_steps,
+            log_interval=args.log_interval or 50,
+            num_workers=args.num_workers,
+            use_tensorboard=args.use_tensorboard,
+            resume=args.resume,
         )
-        return trainer.run()
+        return Trainer(options, method, streams, valid, folder, everybody, _seconds_per_unit(args)).run()
+
+    @classmethod
+    def build_streams(cls, args: argparse.Namespace, everybody: world.World) -> dict[str, Stream]:
+        """The training data by name: `labelled`; a method's task may add others."""
+        data = SpeechData(
+            args.train_data_dir, args.train_stats_dir, cls.build_preprocess_fn(args, True), args.seed
+        )
+        return {"labelled": cls.make_stream(args, "labelled", data, everybody)}
+
+    @classmethod
+    def make_stream(
+        cls,
+        args: argparse.Namespace,
+        name: str,
+        data: SpeechData,
+        everybody: world.World,
+        frames_per_step: int | None = None,
+    ) -> Stream:
+        """A stream over ``data`` with the options' budgets."""
+        micro = 0 if args.frames_per_micro_batch == "auto" else int(args.frames_per_micro_batch)
+        return Stream(
+            name,
+            data,
+            _frame_shift(args),
+            frames_per_step or args.frames_per_step,
+            micro,
+            args.seed,
+            everybody,
+        )
+
+    @classmethod
+    def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
+        """What is trained, and how: here plain supervised training."""
+        updates = args.max_epoch * streams["labelled"].steps(1)
+        return JointMethod(model, cls.make_updater(args, model.parameters(), updates), args.loss_norm)
+
+    @classmethod
+    def make_updater(
+        cls,
+        args: argparse.Namespace,
+        parameters: Iterable[torch.nn.Parameter],
+        total_updates: int,
+        groups: dict[str, list[torch.nn.Parameter]] | None = None,
+        suffix: str = "",
+    ) -> Updater:
+        """Optimiser, schedule and clipping as `--optim<suffix>` and its relatives say.
+
+        Args:
+            args: the options.
+            parameters: what it updates; frozen ones are left out.
+            total_updates: of the whole training, where the schedule ends.
+            groups: clip groups, see `Updater`.
+            suffix: "", "2", ... for a task with several optimisers (`num_optimizers`).
+        """
+        trained = [p for p in parameters if p.requires_grad]
+        option = {
+            n: getattr(args, n + suffix) for n in ("optim", "optim_conf", "scheduler", "scheduler_conf")
+        }
+        optimizer = optim_classes[option["optim"]](trained, **option["optim_conf"])
+        scheduler = None
+        if option["scheduler"] is not None:
+            conf = dict(option["scheduler_conf"])
+            if option["scheduler"] == "warmupdecay":
+                conf.setdefault("total_steps", total_updates)
+            scheduler = scheduler_classes[option["scheduler"]](optimizer, **conf)
+        if groups is not None:
+            groups = {name: [p for p in group if p.requires_grad] for name, group in groups.items()}
+        return Updater(optimizer, scheduler, args.grad_clip, groups)
 
     @classmethod
     def _initialise(cls, args: argparse.Namespace, model: ASRModel) -> None:
@@ -144,18 +196,14 @@ class ASRTask(ESPnetASRTask):
                 parameter.requires_grad_(False)
 
 
-def _scheduler(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int):
-    if args.scheduler is None:
-        return None
-    conf = dict(args.scheduler_conf)
-    if args.scheduler == "warmupdecay":
-        conf.setdefault("total_steps", steps)
-    return scheduler_classes[args.scheduler](optimizer, **conf)
-
-
 def _frame_shift(args: argparse.Namespace) -> int:
     """Samples between two feature frames; stored features are frames already."""
     return 1 if args.input_size is not None else int(args.frontend_conf.get("hop_length", 128))
+
+
+def _seconds_per_unit(args: argparse.Namespace) -> float | None:
+    """Duration of a sample; that of a stored frame is not among the options."""
+    return None if args.input_size is not None else 1 / int(args.frontend_conf.get("fs", 16000))
 
 
 def _single(value: int | list[int]) -> int:
@@ -165,7 +213,7 @@ def _single(value: int | list[int]) -> int:
     return int(values[0])
 
 
-def _dump(config: dict) -> str:
+def dump_config(config: dict) -> str:
     """YAML of plain values (tuples as lists), which is loaded safely everywhere."""
 
     def plain(value):

@@ -25,6 +25,7 @@ def plan_epoch(
     seed: int,
     epoch: int,
     pool: int = 32,
+    processes: int = 1,
 ) -> list[Step]:
     """Cut an epoch into optimiser steps of about equal work.
 
@@ -34,9 +35,11 @@ def plan_epoch(
     Args:
         lengths: length of every utterance, in any unit.
         frames_per_step: budget of a step in the same unit, padding counted.
-        frames_per_micro_batch: budget of what is computed at once, padding counted.
+        frames_per_micro_batch: budget of what is computed at once, padding counted; 0 cuts each step into
+            ``processes`` pieces of about equal work.
         seed, epoch: the key of the shuffle.
         pool: number of steps inside which utterances are sorted.
+        processes: see ``frames_per_micro_batch``; without effect where that is given.
 
     Raises:
         UserError: there is nothing to train on.
@@ -52,11 +55,11 @@ def plan_epoch(
     filled = 0
     for utterance in order:
         if group and filled + lengths[utterance] > budget:
-            steps += _steps_of(group, lengths, frames_per_step, frames_per_micro_batch)
+            steps += _steps_of(group, lengths, frames_per_step, frames_per_micro_batch, processes)
             group, filled = [], 0
         group.append(utterance)
         filled += lengths[utterance]
-    steps += _steps_of(group, lengths, frames_per_step, frames_per_micro_batch)
+    steps += _steps_of(group, lengths, frames_per_step, frames_per_micro_batch, processes)
     draw.shuffle(steps)
     return steps
 
@@ -84,9 +87,26 @@ def cut(order: Sequence[str], lengths: Mapping[str, int], budget: int) -> list[t
     return pieces
 
 
-def _steps_of(group: list[str], lengths, frames_per_step: int, frames_per_micro_batch: int) -> list[Step]:
+def cut_evenly(order: Sequence[str], lengths: Mapping[str, int], pieces: int) -> list[tuple[str, ...]]:
+    """Cut a sequence into at most ``pieces`` runs whose largest padded size is as small as it can be."""
+    low, high = 1, len(order) * max(lengths[utterance] for utterance in order)
+    while low < high:
+        middle = (low + high) // 2
+        # What is longer than the budget stands alone, so that too small a budget gives too many pieces.
+        if len(cut(order, lengths, middle)) <= pieces:
+            high = middle
+        else:
+            low = middle + 1
+    return cut(order, lengths, low)
+
+
+def _steps_of(
+    group: list[str], lengths, frames_per_step: int, frames_per_micro_batch: int, processes: int
+) -> list[Step]:
     by_length = sorted(group, key=lambda utterance: (lengths[utterance], utterance))
-    return [
-        Step(tuple(cut(step, lengths, frames_per_micro_batch)))
-        for step in cut(by_length, lengths, frames_per_step)
-    ]
+    steps = cut(by_length, lengths, frames_per_step)
+    if frames_per_micro_batch:
+        return [Step(tuple(cut(step, lengths, frames_per_micro_batch))) for step in steps]
+    if processes == 1:
+        return [Step((step,)) for step in steps]
+    return [Step(tuple(cut_evenly(step, lengths, processes))) for step in steps]

@@ -1,15 +1,21 @@
-"""Checkpoints that are whole or absent, and a previous one to fall back to."""
+"""Checkpoints that are whole or absent, with a checksum each and a previous one to fall back to.
 
+`checkpoint.sha256` lists the checksums that a checkpoint of this folder may have. A new one is entered there
+before its file gets its name, so that at no moment a good file lacks its line.
+"""
+
+import hashlib
 import os
 from pathlib import Path
 
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_path
+from espnet_ext.files import atomic_path, atomic_write_text
 
 NAME = "checkpoint.pth"
 PREVIOUS = "checkpoint.previous.pth"
+CHECKSUMS = "checkpoint.sha256"
 
 
 def save(state: dict, folder: Path) -> None:
@@ -18,36 +24,60 @@ def save(state: dict, folder: Path) -> None:
     Args:
         state: tensors and plain values only, so that reading it back never runs code.
         folder: the experiment.
+
+    Raises:
+        OSError: the disk is full, for instance; the checkpoints that were there are untouched.
     """
     with atomic_path(folder / NAME) as temporary:
         torch.save(state, temporary)
+        new = _checksum(temporary)
+        sums = _checksums(folder) or []
+        # The newest first; two files are kept, and a write that fails after this line leaves a third.
+        atomic_write_text(folder / CHECKSUMS, "".join(f"{each}\n" for each in [new, *sums][:3]))
         if (folder / NAME).exists():
             # A second name for the old file, so that at no moment there is none.
             _link(folder / NAME, folder / PREVIOUS)
 
 
 def load(folder: Path) -> dict | None:
-    """Newest readable checkpoint of an experiment, or None if there is none at all.
+    """Newest whole checkpoint of an experiment, or None if there is none at all.
 
     Raises:
-        UserError: there are checkpoints and none can be read.
+        UserError: there are checkpoints and none is whole.
     """
     troubles = []
+    sums = _checksums(folder)
     for name in (NAME, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged archive raises anything from EOFError to RuntimeError
-            troubles.append(f"{path}: damaged ({type(error).__name__})")
-            continue
-        for trouble in troubles:
-            print(f"warning: {trouble}; going on from {path}", flush=True)
-        return state
+        trouble = "its checksum is not one of checkpoint.sha256"
+        if sums is None or _checksum(path) in sums:
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # a damaged archive raises anything from EOFError to RuntimeError
+                trouble = type(error).__name__
+            else:
+                for each in troubles:
+                    print(f"warning: {each}; going on from {path}", flush=True)
+                return state
+        troubles.append(f"{path}: damaged ({trouble})")
     if troubles:
         raise UserError("; ".join(troubles) + "; remove them to start the training again from its beginning")
     return None
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _checksums(folder: Path) -> list[str] | None:
+    """Lines of the list, None where there is none (checkpoints that were copied by themselves)."""
+    try:
+        return (folder / CHECKSUMS).read_text(encoding="ascii").split()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
 
 
 def _link(source: Path, target: Path) -> None:

@@ -41,6 +41,20 @@ class Batch:
     utterances: list[str]
     tensors: dict[str, torch.Tensor]  # speech (B, N), speech_lengths (B,), text (B, U), text_lengths (B,)
 
+    def split(self) -> tuple["Batch", "Batch"]:
+        """Two halves of at least one utterance each, for a memory that the whole does not fit.
+
+        Raises:
+            ValueError: there is only one utterance.
+        """
+        middle = len(self.utterances) // 2
+        if not middle:
+            raise ValueError("one utterance cannot be split")
+        return tuple(
+            Batch(self.utterances[part], {name: tensor[part] for name, tensor in self.tensors.items()})
+            for part in (slice(middle), slice(middle, None))
+        )
+
 
 def read_shapes(path: str | Path) -> dict[str, int]:
     """First dimension of every utterance in a shape file (`<utterance> <length>[,<dim>]`).
@@ -91,10 +105,11 @@ class KeyedPreprocess:
 class _Readable(torch.utils.data.Dataset):
     """A dataset whose failures name the utterance and the file, also out of a loader process."""
 
-    def __init__(self, dataset: ESPnetDataset, source: str):
-        self.dataset, self.source = dataset, source
+    def __init__(self, dataset: ESPnetDataset, preprocess: "KeyedPreprocess", source: str):
+        self.dataset, self.preprocess, self.source = dataset, preprocess, source
 
-    def __getitem__(self, utterance: str):
+    def __getitem__(self, item: tuple[int, str]):
+        self.preprocess.passes, utterance = item
         try:
             return self.dataset[utterance]
         except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -141,7 +156,7 @@ class SpeechData:
         self.preprocess = KeyedPreprocess(preprocess, seed)
         # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
         dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
-        self.dataset = _Readable(dataset, speech[0])
+        self.dataset = _Readable(dataset, self.preprocess, speech[0])
         present = set(dataset.loader_dict["speech"].keys())
         missing = [utterance for utterance in self.lengths if utterance not in present]
         if missing:
@@ -158,18 +173,26 @@ class SpeechData:
         device: torch.device | str = "cpu",
         passes: int = 0,
     ) -> Iterator[Batch]:
+        """Load batches of one pass over the data in the given order; see `load`."""
+        return self.load(((passes, utterances) for utterances in order), num_workers, device)
+
+    def load(
+        self,
+        order: Iterable[tuple[int, tuple[str, ...]]],
+        num_workers: int,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
         """Load batches in the given order, ahead of time in ``num_workers`` processes.
 
         Args:
-            order: utterances of every batch.
+            order: (pass over the data, for the keys of the augmentation; utterances) of every batch. It may
+                be endless: it is read only as far as the loader runs ahead.
             num_workers: loader processes; 0 loads in this one. They change no result.
             device: where the tensors go.
-            passes: which pass over the data this is, for the keys of the augmentation.
         """
-        self.preprocess.passes = passes
         loader = torch.utils.data.DataLoader(
             self.dataset,
-            batch_sampler=list(order),
+            batch_sampler=([(passes, u) for u in utterances] for passes, utterances in order),
             collate_fn=self.collate,
             num_workers=num_workers,
             worker_init_fn=_leave_signals_to_parent,

@@ -32,19 +32,29 @@ class Means:
 class History:
     """Rows of epochs; every write gives the whole file, so that a resumed run leaves no row twice."""
 
-    def __init__(self, folder: Path, rows: list[dict] | None = None, tensorboard: bool = False):
+    def __init__(
+        self, folder: Path, rows: list[dict] | None = None, tensorboard: bool = False, step: int = 0
+    ):
+        """Go on from ``rows`` at ``step``; what was logged after it in a run that was killed is discarded."""
         self.folder = folder
         self.rows = rows or []
         self._writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            step = self.rows[-1]["step"] if self.rows else 0
             self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
-    def add(self, row: dict) -> None:
-        """Append an epoch: `epoch`, `step`, `seconds` and any named figures."""
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Figures within an epoch, for tensorboard alone."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"step/{name}", value, step)
+
+    def add(self, row: dict, write: bool = True) -> None:
+        """Append an epoch: `epoch`, `step`, `seconds` and any named figures; ``write`` it to the file."""
         self.rows.append(row)
+        if not write:
+            return
         names = list(dict.fromkeys(name for each in self.rows for name in each))
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, names, lineterminator="\n")

@@ -3,6 +3,7 @@
 import argparse
 
 from espnet_ext.errors import UserError
+from espnet_ext.train.precision import PRECISIONS
 
 #: ESPnet options that this project's training does not read. One that is set all the same is an error: an
 #: option without effect costs its user a training.
@@ -41,9 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--frames_per_micro_batch",
-        type=int,
-        default=0,
-        help="feature frames computed at once, padding counted (0: the whole step); changes memory alone",
+        default="0",
+        help="feature frames computed at once, padding counted; 0: a step is cut into one piece a process; "
+        "auto: what fits the GPU, found before training and kept",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of matrix products; bf16 needs a GPU that has it, parameters and optimisers stay in fp32",
     )
     add(
         "--padding",
@@ -53,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--loss_norm", choices=["utterance", "token"], default="utterance", help="denominator of the losses")
     add("--checkpoint_minutes", type=float, default=10.0, help="save within an epoch every so many minutes")
+    add("--checkpoint_steps", type=int, default=0, help="and every so many steps (0: by the clock alone)")
     add(
         "--max_skipped_steps", type=int, default=20, help="stop after so many steps without a finite gradient"
     )
@@ -80,9 +88,16 @@ def check(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     ]
     if missing:
         raise UserError(f"missing options: {', '.join('--' + name for name in missing)}")
-    if args.frames_per_step <= 0 or args.frames_per_micro_batch < 0 or args.max_epoch < 1:
-        raise UserError(
-            "--frames_per_step and --max_epoch must be positive, --frames_per_micro_batch not negative"
-        )
-    if len(args.best_model_criterion) != 1:
-        raise UserError(f"--best_model_criterion: expected exactly one, got {args.best_model_criterion}")
+    micro = str(args.frames_per_micro_batch)
+    if micro != "auto" and not micro.isdigit():
+        raise UserError(f"--frames_per_micro_batch {micro}: expected a number of frames, 0 or auto")
+    if args.frames_per_step <= 0 or args.max_epoch < 1:
+        raise UserError("--frames_per_step and --max_epoch must be positive")
+    if not args.best_model_criterion:
+        raise UserError("--best_model_criterion: expected at least one, for instance `valid acc max`")
+    for each in args.best_model_criterion:
+        if len(each) != 3 or each[0] not in ("train", "valid") or each[2] not in ("min", "max"):
+            raise UserError(
+                f"--best_model_criterion {' '.join(map(str, each))}: expected train or valid, a figure, "
+                "min or max"
+            )

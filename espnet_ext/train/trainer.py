@@ -1,15 +1,11 @@
-"""The training loop. A method supplies an objective; batches, clipping, checkpoints and logs are the loop's.
-
-Legend: B batch.
-"""
+"""The training loop. A method supplies turns; batches, updates, checkpoints, signals, logs are the loop's."""
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -17,11 +13,19 @@ from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.progress import progress as progress_bar
 from espnet_ext.train import checkpoint
-from espnet_ext.train.batches import Step, plan_epoch, plan_sorted
-from espnet_ext.train.data import Batch, SpeechData
+from espnet_ext.train.batches import plan_sorted
+from espnet_ext.train.data import SpeechData
 from espnet_ext.train.history import History, Means
-from espnet_ext.train.keys import key, seed_torch
+from espnet_ext.train.memory import find_micro_batch
+from espnet_ext.train.method import Figures, Method, MicroBatch, Position
+from espnet_ext.train.nbest import BestModels
+from espnet_ext.train.runner import StepRunner, Update
 from espnet_ext.train.signals import StopRequest
+from espnet_ext.train.streams import Stream, StreamStep
+from espnet_ext.train.world import World
+
+#: Seconds after which a save that failed (a full disk) is tried again.
+RETRY_SAVE = 60.0
 
 
 @dataclass
@@ -29,36 +33,19 @@ class TrainerOptions:
     """How to train; the YAML holds the same names, with a comment each."""
 
     max_epoch: int
-    frames_per_step: int
-    frames_per_micro_batch: int
+    frames_per_validation_batch: int
     seed: int = 0
-    grad_clip: float = 5.0
+    auto_micro_batch: bool = False
+    precision: str = "fp32"
     keep_nbest_models: int = 10
-    best_model_criterion: tuple[str, str, str] = ("valid", "acc", "max")
+    best_model_criterion: tuple[tuple[str, str, str], ...] = (("valid", "acc", "max"),)
     checkpoint_minutes: float = 10.0
+    checkpoint_steps: int = 0
     max_skipped_steps: int = 20
     log_interval: int = 50
     num_workers: int = 1
-    device: str = "cpu"
     use_tensorboard: bool = False
     resume: bool = True
-
-
-@dataclass
-class Totals:
-    """Denominators of one optimiser step, over all its micro-batches."""
-
-    utterances: int
-    labels: int
-
-
-class Objective(Protocol):
-    """What a method has to bring: a loss of a micro-batch, and figures to log."""
-
-    def __call__(
-        self, batch: Batch, totals: Totals, augment_keys: list[int] | None
-    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor | float, float]]]:
-        """Return the micro-batch's share of the step's loss (a tensor) and `name: (sum, weight)` to log."""
 
 
 @dataclass
@@ -66,57 +53,62 @@ class Progress:
     """Where a training stands; everything but tensors that a checkpoint needs."""
 
     epoch: int = 1  # the epoch that is under way
-    step_in_epoch: int = 0  # optimiser steps of it that are done
-    step: int = 0  # optimiser steps done in all
-    seconds: float = 0.0  # spent training, over all sessions
-    skipped: int = 0  # steps in a row without a finite gradient
+    step_in_epoch: int = 0  # steps of it that are done
+    step: int = 0  # steps done in all
+    seconds: float = 0.0  # spent training, over all runs
+    skipped: int = 0  # updates in a row without a finite loss and gradient
     skipped_in_all: int = 0
+    splits: int = 0  # micro-batches that had to be cut for want of memory
+    batches: dict = field(default_factory=dict)  # optimiser steps' worth of data used so far, by stream
+    frames: dict = field(default_factory=dict)  # feature frames used so far, by stream
     means: dict = field(default_factory=dict)  # of the epoch so far, see Means
 
 
 class Trainer:
-    """Trains one model with one optimiser on one labelled stream.
+    """Trains by a method, from streams, alone or with other processes.
 
     Args:
-        model: the module whose parameters are trained; saved under its own parameter names.
-        objective: the method's loss.
-        optimizer: over the model's parameters.
-        make_scheduler: (optimizer, total steps) → per-step schedule, or None.
-        train, valid: data.
-        frame_shift: samples a frame, so that budgets are in frames (1 for stored features).
+        options: see there.
+        method: what is trained, and how.
+        streams: training data by name.
+        valid: validation data.
         folder: the experiment.
+        world: the processes; alone by default.
+        seconds_per_unit: duration of a sample (or stored frame) of the main stream, for the throughput; None
+            where it is not known.
     """
 
     def __init__(
         self,
         options: TrainerOptions,
-        model: torch.nn.Module,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        make_scheduler: Callable,
-        train: SpeechData,
+        method: Method,
+        streams: Mapping[str, Stream],
         valid: SpeechData,
-        frame_shift: int,
         folder: Path,
+        world: World | None = None,
+        seconds_per_unit: float | None = None,
     ):
-        self.options, self.model, self.objective, self.optimizer = options, model, objective, optimizer
-        self.train_data, self.valid_data, self.folder = train, valid, folder
-        self.lengths = {utterance: -(-length // frame_shift) for utterance, length in train.lengths.items()}
-        self.valid_lengths = {
-            utterance: -(-length // frame_shift) for utterance, length in valid.lengths.items()
-        }
+        self.options, self.method, self.streams, self.folder = options, method, dict(streams), folder
+        self.world = world or World()
+        self.seconds_per_unit = seconds_per_unit
+        self.valid = Stream("valid", valid, self.streams[method.main_stream].frame_shift, 1)
         self.progress = Progress()
         self.history = History(folder)
-        # All epochs are planned ahead: the schedule ends with the last step, wherever that is.
-        self.steps_before = [0]
-        for epoch in range(1, options.max_epoch + 1):
-            self.steps_before.append(self.steps_before[-1] + len(self._plan(epoch)))
-        self.scheduler = make_scheduler(optimizer, self.steps_before[-1])
+        self.runner = StepRunner(
+            method, self.streams, self.world, options.seed, options.precision, self._note_split
+        )
+        if options.auto_micro_batch:
+            find_micro_batch(method, self.streams, self.runner, self.world, folder)
+        self.best = [
+            BestModels(
+                folder / name,
+                method.modules[each.module],
+                each.criteria or options.best_model_criterion,
+                options.keep_nbest_models,
+            )
+            for name, each in method.nbest().items()
+        ]
         self.stop = StopRequest()
-
-    def _plan(self, epoch: int) -> list[Step]:
-        o = self.options
-        return plan_epoch(self.lengths, o.frames_per_step, o.frames_per_micro_batch, o.seed, epoch)
 
     def run(self) -> int:
         """Train to the last epoch.
@@ -125,187 +117,296 @@ class Trainer:
             0 when done, 75 when a signal asked to stop (run the same command again to go on).
 
         Raises:
-            UserError: too many steps in a row had no finite gradient.
+            UserError: too many updates in a row had no finite loss and gradient; options that do not fit the
+                checkpoint.
         """
         with self.stop:
             self._restore()
-            self.started = time.monotonic() - self.progress.seconds
-            self.last_save = time.monotonic()
-            while self.progress.epoch <= self.options.max_epoch:
-                if not self._train_epoch():
-                    self._save()
-                    step = self.progress.step
-                    print(f"{self.stop.name}: saved at step {step}; run the same command again", flush=True)
-                    return RUN_AGAIN
-                self._finish_epoch()
-        self._write_summary()
+            self._started = time.monotonic() - self.progress.seconds
+            self._last_save = time.monotonic()
+            try:
+                while self._epochs_left():
+                    asked = not self._train_epoch()
+                    if asked:
+                        self._save()
+                    else:
+                        self._finish_epoch()
+                        asked = self.world.any(bool(self.stop))[0] and self._epochs_left()
+                    if asked:
+                        self._say(
+                            f"{self.stop.name or 'another process was asked to stop'}: saved at step "
+                            f"{self.progress.step}; run the same command again"
+                        )
+                        return RUN_AGAIN
+            finally:
+                for stream in self.streams.values():
+                    stream.close()
+        if self.world.first:
+            self._write_summary()
+        self.world.wait()
         return 0
+
+    def _epochs_left(self) -> bool:
+        return self.progress.epoch <= self.options.max_epoch
 
     def _train_epoch(self) -> bool:
         """Go through what is left of the epoch; False if a signal ended it before its last step."""
         progress, options = self.progress, self.options
-        plan = self._plan(progress.epoch)[progress.step_in_epoch :]
-        recent = Means()
-        batches = self.train_data.batches(
-            (micro for step in plan for micro in step.micro_batches),
-            options.num_workers,
-            options.device,
-            passes=progress.epoch,
-        )
-        self.model.train()
+        steps = self._epoch_steps = self.method.epoch_steps(progress.epoch, self.streams)
+        self._recent, self._recent_since = Means(), (time.monotonic(), 0)
+        self.method.train()
+        left = range(progress.step_in_epoch, steps)
         # In a log the lines of `_log` say how far it is.
-        in_terminal = sys.stderr.isatty()
-        for step in progress_bar(plan, desc=f"epoch {progress.epoch}", unit="step") if in_terminal else plan:
-            figures = self._step(step, batches)
-            self.means.add(figures)
-            recent.add(figures)
-            progress.step += 1
-            progress.step_in_epoch += 1
+        if self.world.first and sys.stderr.isatty():
+            left = progress_bar(left, desc=f"epoch {progress.epoch}", unit="step")
+        for _ in left:
+            self._step()
+            stop, save = self.world.any(bool(self.stop), self._save_is_due())
             if progress.step % options.log_interval == 0:
-                self._log(recent.means())
-                recent = Means()
-            if self.stop:
+                self._log()
+            if stop:
                 return False
-            if time.monotonic() - self.last_save > 60 * options.checkpoint_minutes:
-                self._save()
+            if save and progress.step_in_epoch < steps:
+                self._try_to_save()
         return True
 
-    def _step(self, step: Step, batches) -> dict:
-        """One optimiser step over its micro-batches; returns figures to log."""
-        progress, options = self.progress, self.options
-        labels = self.train_data.labels
-        utterances = step.utterances
-        totals = Totals(len(utterances), sum(labels[u] for u in utterances) + len(utterances))
-        self.optimizer.zero_grad(set_to_none=True)
-        step_means: dict[str, tuple] = {}
-        for number, micro_batch in enumerate(step.micro_batches):
-            batch = next(batches)
-            if tuple(batch.utterances) != micro_batch:
-                raise RuntimeError(
-                    f"loader gave {batch.utterances[:2]}..., the plan says {micro_batch[:2]}..."
-                )
-            augment_keys = [key(options.seed, "augment", progress.epoch, name) for name in batch.utterances]
-            seed_torch(options.seed, "dropout", progress.step, number)
-            loss, figures = self.objective(batch, totals, augment_keys)
-            loss.backward()
-            for name, (total, weight) in figures.items():
-                had = step_means.get(name, (0.0, 0.0))
-                step_means[name] = (had[0] + total, had[1] + weight)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.grad_clip)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            progress.skipped = 0
-        else:
-            progress.skipped += 1
-            progress.skipped_in_all += 1
-            print(
-                f"step {progress.step + 1} skipped: gradient norm {norm}; utterances {' '.join(utterances)}",
-                flush=True,
+    def _step(self) -> None:
+        """One step: every turn of the method, in order, each stream read once."""
+        progress = self.progress
+        position = Position(progress.epoch, progress.step_in_epoch, progress.step)
+        data: dict[str, StreamStep] = {}
+        kept: dict[str, list] = {}
+        for turn in self.method.turns(position):
+            for part in turn.parts:
+                if part.source in self.streams and part.source not in data:
+                    data[part.source] = self._read(part.source)
+            update = self.runner.run(turn, data, kept, position)
+            if update.finite:
+                progress.skipped = 0
+                self._add(update.figures)
+                name = "grad_norm" if len(self.method.updaters) == 1 else f"grad_norm_{turn.name}"
+                # Every process knows the whole norm.
+                self._add({name: (update.norm / self.world.size, 1.0 / self.world.size)})
+            else:
+                self._skip(turn.name, update)
+        self._add(self.method.after_step(position))
+        progress.step += 1
+        progress.step_in_epoch += 1
+
+    def _read(self, name: str) -> StreamStep:
+        step = self.streams[name].next()
+        progress = self.progress
+        progress.batches[name] = progress.batches.get(name, 0) + 1
+        progress.frames[name] = progress.frames.get(name, 0) + step.totals.frames
+        if name == self.method.main_stream:
+            self._recent_since = (self._recent_since[0], self._recent_since[1] + step.samples)
+        return step
+
+    def _add(self, figures: Figures) -> None:
+        self.means.add(figures)
+        self._recent.add(figures)
+
+    def _skip(self, turn: str, update: Update) -> None:
+        """Count an update that was not made; too many in a row end the training, their last batch saved."""
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_all += 1
+        names = " ".join(update.bad)
+        print(
+            f"step {progress.step + 1} skipped ({turn}): loss or gradient norm is {update.norm}; "
+            f"utterances {names}",
+            flush=True,
+        )
+        if progress.skipped < self.options.max_skipped_steps:
+            return
+        path = self.folder / ("bad_batch.pth" if self.world.first else f"bad_batch.{self.world.rank}.pth")
+        with atomic_path(path) as temporary:
+            torch.save(
+                [{"utterances": b.utterances, "tensors": b.tensors} for b in update.bad_batches], temporary
             )
-            if progress.skipped >= options.max_skipped_steps:
-                raise UserError(
-                    f"{progress.skipped} steps in a row without a finite gradient; the last utterances "
-                    "stand in the log above: check their audio and text, or lower the learning rate"
-                )
-            step_means = {}
-        if self.scheduler is not None:
-            self.scheduler.step()
-        step_means["grad_norm"] = (float(norm), 1.0) if torch.isfinite(norm) else (0.0, 0.0)
-        return step_means
+        raise UserError(
+            f"{progress.skipped} steps in a row without a finite loss and gradient; the last batch is in {path}"
+            ", its utterances in the log above: check their audio and text, or lower the learning rate"
+        )
+
+    def _note_split(self, step: int, number: int, utterances: list[str]) -> None:
+        self.progress.splits += 1
+        print(
+            f"step {step + 1}: micro-batch {number} of {len(utterances)} utterances did not fit the memory and "
+            "is computed in halves; a smaller --frames_per_micro_batch saves the time of the retry",
+            flush=True,
+        )
 
     def _finish_epoch(self) -> None:
         """Validate, record the epoch, keep the n best models, save."""
         progress, options = self.progress, self.options
         row = {"epoch": progress.epoch, "step": progress.step, "seconds": round(self._seconds(), 1)}
-        row |= {f"train_{name}": value for name, value in self.means.means().items()}
+        row |= {f"train_{name}": value for name, value in self._global(self.means).means().items()}
         row |= {f"valid_{name}": value for name, value in self.validate().items()}
-        row["lr"] = self.optimizer.param_groups[0]["lr"]
-        self.history.add(row)
-        with atomic_path(self.folder / f"{progress.epoch}epoch.pth") as temporary:
-            torch.save(self.model.state_dict(), temporary)
-        split, name, mode = options.best_model_criterion
-        best = self.history.best(f"{split}_{name}", mode, options.keep_nbest_models)
-        for path in self.folder.glob("*epoch.pth"):
-            if int(path.name.removesuffix("epoch.pth")) not in best:
-                path.unlink()
-        atomic_write_text(
-            self.folder / "nbest.json", json.dumps({"criterion": [split, name, mode], "epochs": best})
-        )
+        row |= self._rates()
+        self.history.add(row, write=self.world.first)
+        if self.world.first:
+            for best in self.best:
+                best.save(progress.epoch)
+                best.rank(self.history)
         figures = " ".join(f"{name}={value:.4g}" for name, value in row.items() if name.startswith("valid_"))
-        print(f"epoch {progress.epoch}/{options.max_epoch} done, {figures}", flush=True)
+        self._say(f"epoch {progress.epoch}/{options.max_epoch} done, {figures}")
         progress.epoch += 1
         progress.step_in_epoch, self.means = 0, Means()
         self._save()
+        if self.world.first:
+            for best in self.best:
+                best.forget()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means of the objective's figures over the validation data, without dropout and masks."""
-        self.model.eval()
+        """Means of the method's figures over the validation data, without dropout and masks."""
+        self.method.train(False)
         means = Means()
-        plan = plan_sorted(self.valid_lengths, self.options.frames_per_micro_batch)
-        labels = self.valid_data.labels
-        for batch in self.valid_data.batches(plan, self.options.num_workers, self.options.device):
-            totals = Totals(len(batch.utterances), sum(labels[u] + 1 for u in batch.utterances))
-            _, figures = self.objective(batch, totals, None)
-            means.add(figures)
-        return means.means()
+        plan = plan_sorted(self.valid.lengths, self.options.frames_per_validation_batch)
+        own = plan[self.world.rank :: self.world.size]
+        for batch in self.valid.data.batches(own, self.options.num_workers, self.world.device):
+            means.add(self.method.validate(MicroBatch(batch, self.valid.totals(batch.utterances), None)))
+        return self._global(means).means()
+
+    def _global(self, means: Means) -> Means:
+        return Means(self.world.sum_by_name(means.state()))
+
+    def _rates(self) -> dict[str, float]:
+        updaters = self.method.updaters
+        return {"lr" if len(updaters) == 1 else f"lr_{n}": each.lr for n, each in updaters.items()}
 
     def _seconds(self) -> float:
-        return time.monotonic() - self.started
+        return time.monotonic() - self._started
 
-    def _log(self, figures: dict[str, float]) -> None:
-        progress = self.progress
-        done = progress.step / self.steps_before[-1]
+    def _say(self, text: str) -> None:
+        if self.world.first:
+            print(text, flush=True)
+
+    def _log(self) -> None:
+        figures = self._global(self._recent).means()
+        progress, (since, samples) = self.progress, self._recent_since
+        now = time.monotonic()
+        self._recent, self._recent_since = Means(), (now, 0)
+        if not self.world.first:
+            return
+        done = (progress.epoch - 1 + progress.step_in_epoch / self._epoch_steps) / self.options.max_epoch
+        words = [f"{name}={value:.4g}" for name, value in figures.items()]
+        words += [f"{name}={value:.3g}" for name, value in self._rates().items()]
+        if self.seconds_per_unit and samples:
+            words.append(f"{samples * self.seconds_per_unit / (now - since):.0f} h/h")
+        if self.world.device.type == "cuda":
+            words.append(f"{torch.cuda.max_memory_reserved(self.world.device) / 2**30:.1f} GiB")
         left = self._seconds() / done * (1 - done)
-        text = " ".join(f"{name}={value:.4g}" for name, value in figures.items())
-        print(
-            f"epoch {progress.epoch}/{self.options.max_epoch} step {progress.step}/{self.steps_before[-1]} "
-            f"{text} lr={self.optimizer.param_groups[0]['lr']:.3g} left {left / 60:.1f} min",
-            flush=True,
+        self._say(
+            f"epoch {progress.epoch}/{self.options.max_epoch} "
+            f"step {progress.step_in_epoch}/{self._epoch_steps} {' '.join(words)} left {left / 60:.1f} min"
+        )
+        self.history.log(progress.step, figures | self._rates())
+
+    def _save_is_due(self) -> bool:
+        """As this process sees it; what the first one's clock says counts."""
+        steps = self.options.checkpoint_steps
+        return bool(steps and self.progress.step % steps == 0) or (
+            self.world.first and time.monotonic() - self._last_save > 60 * self.options.checkpoint_minutes
         )
 
+    def _try_to_save(self) -> None:
+        """Save inside an epoch; a full disk is reported and does not end the training."""
+        try:
+            self._save()
+        except OSError as error:
+            print(f"warning: no checkpoint was written: {error}; the training goes on", flush=True)
+            self._last_save = time.monotonic() - 60 * self.options.checkpoint_minutes + RETRY_SAVE
+
     def _save(self) -> None:
+        means = self._global(self.means).state()
         self.progress.seconds = self._seconds()
-        self.progress.means = self.means.state()
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
-            "progress": vars(self.progress),
-            "history": self.history.rows,
+        self._last_save = time.monotonic()
+        if not self.world.first:
+            return
+        checkpoint.save(
+            {
+                "modules": {name: module.state_dict() for name, module in self.method.modules.items()},
+                "updaters": {name: updater.state() for name, updater in self.method.updaters.items()},
+                "streams": {name: dict(stream.position) for name, stream in self.streams.items()},
+                "method": self.method.state(),
+                "progress": {**vars(self.progress), "means": means},
+                "history": self.history.rows,
+                "run": self._run(),
+            },
+            self.folder,
+        )
+
+    def _run(self) -> dict:
+        """What has to be the same for a resumed run to equal one that was left alone."""
+        return {
             "seed": self.options.seed,
+            "processes": self.world.size,
+            "threads": torch.get_num_threads(),
+            "device": self.world.device.type,
+            "precision": self.options.precision,
+            "frames": {
+                name: [stream.frames_per_step, stream.frames_per_micro_batch]
+                for name, stream in self.streams.items()
+            },
         }
-        checkpoint.save(state, self.folder)
-        self.last_save = time.monotonic()
 
     def _restore(self) -> None:
         state = checkpoint.load(self.folder) if self.options.resume else None
         rows = []
         if state is not None:
-            if state["seed"] != self.options.seed:
-                raise UserError(
-                    f"{self.folder}: was trained with seed {state['seed']}, not {self.options.seed}; "
-                    "use another experiment (--tag) or remove the folder"
-                )
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._check_run(state)
+            for name, module in self.method.modules.items():
+                module.load_state_dict(state["modules"][name])
+            for name, updater in self.method.updaters.items():
+                updater.load_state(state["updaters"][name])
+            for name, stream in self.streams.items():
+                stream.position = dict(state["streams"][name])
+            self.method.load_state(state["method"])
             self.progress = Progress(**state["progress"])
             rows = state["history"]
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-                if isinstance(self.scheduler, torch.optim.lr_scheduler.LambdaLR):
-                    # With a longer `max_epoch` the rate of the same step is another one: take it anew.
-                    parts = zip(
-                        self.optimizer.param_groups,
-                        self.scheduler.base_lrs,
-                        self.scheduler.lr_lambdas,
-                        strict=True,
-                    )
-                    for group, peak, factor in parts:
-                        group["lr"] = peak * factor(self.scheduler.last_epoch)
-            print(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}", flush=True)
-        self.means = Means(self.progress.means)
-        self.history = History(self.folder, rows, self.options.use_tensorboard)
+            self._say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
+        # The sums so far are everybody's; one process goes on with them.
+        self.means = Means(self.progress.means if self.world.first else {})
+        self.history = History(
+            self.folder, rows, self.options.use_tensorboard and self.world.first, self.progress.step
+        )
+        for stream in self.streams.values():
+            stream.num_workers = self.options.num_workers
+        for best in self.best:
+            if self.world.first:
+                best.forget_after(self.progress.epoch - 1)
+        self.world.wait()
+
+    def _check_run(self, state: dict) -> None:
+        """Refuse what cannot go on, and warn of what will not be the same to the bit.
+
+        Raises:
+            UserError: another seed, or other modules, optimisers or streams.
+        """
+        was, now = state["run"], self._run()
+        advice = "use another experiment (--tag) or remove the folder"
+        if was["seed"] != now["seed"]:
+            raise UserError(
+                f"{self.folder}: was trained with seed {was['seed']}, not {now['seed']}; {advice}"
+            )
+        for what, names in (
+            ("modules", self.method.modules),
+            ("updaters", self.method.updaters),
+            ("streams", self.streams),
+        ):
+            if set(state[what]) != set(names):
+                raise UserError(
+                    f"{self.folder}: its checkpoint has the {what} {', '.join(sorted(state[what]))}, this "
+                    f"training {', '.join(sorted(names))}; {advice}"
+                )
+        different = [f"{name} {was[name]} → {now[name]}" for name in now if was[name] != now[name]]
+        if different:
+            self._say(
+                f"warning: not as before the interruption: {'; '.join(different)}. The training goes on, but "
+                "not as if it had never been interrupted"
+            )
 
     def _write_summary(self) -> None:
         """What the report says about a finished training; its presence says that it is finished."""
@@ -315,9 +416,15 @@ class Trainer:
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "seed": self.options.seed,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "labelled_batches": progress.step,
-            "labelled_frames_per_epoch": sum(self.lengths.values()),
+            "parameters": sum(p.numel() for p in self.method.modules["model"].parameters())
+            if "model" in self.method.modules
+            else None,
+            "batches": progress.batches,
+            "frames": progress.frames,
+            "labelled_batches": progress.batches.get("labelled", 0),
             "skipped_steps": progress.skipped_in_all,
+            "split_micro_batches": progress.splits,
+            "processes": self.world.size,
+            **self.method.summary(),
         }
         atomic_write_text(self.folder / "train_summary.json", json.dumps(summary, indent=1) + "\n")

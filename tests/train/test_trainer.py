@@ -13,7 +13,6 @@ import torch
 
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.errors import UserError
-from espnet_ext.train import trainer as trainer_module
 from espnet_ext.train.checkpoint import NAME
 from espnet_ext.train.trainer import Trainer
 
@@ -166,15 +165,15 @@ def test_micro_batches_change_memory_not_results(toy_command, tmp_path):
 
 
 def test_steps_without_finite_gradient_are_skipped_and_end_the_run(toy_command, tmp_path, monkeypatch, capfd):
-    real = trainer_module.torch.nn.utils.clip_grad_norm_
+    real = torch.nn.utils.clip_grad_norm_
 
     def broken(parameters, limit):
         return real(parameters, limit) * float("nan")
 
-    monkeypatch.setattr(trainer_module.torch.nn.utils, "clip_grad_norm_", broken)
-    with pytest.raises(UserError, match="4 steps in a row without a finite gradient"):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken)
+    with pytest.raises(UserError, match="4 steps in a row without a finite"):
         ASRTask.main(cmd=toy_command(tmp_path, "--max_skipped_steps", "4"))
-    assert "step 1 skipped: gradient norm nan; utterances utt" in capfd.readouterr().out
+    assert "step 1 skipped (model): loss or gradient norm is nan; utterances utt" in capfd.readouterr().out
 
 
 def test_options_without_effect_are_refused(toy_command, tmp_path):

@@ -1,0 +1,60 @@
+"""Keeping the best epochs' models of a module, by any number of criteria."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from espnet_ext.files import atomic_path, atomic_write_text
+from espnet_ext.train.history import History
+
+
+class BestModels:
+    """The `<epoch>epoch.pth` files of one folder.
+
+    Rule: an epoch's file stays while it is among the best of a criterion now, or was when the checkpoint
+    before the newest was written, so that a training that falls back to that one finds all that it knows of.
+
+    Args:
+        folder: where the files and `nbest.json` are.
+        module: whose state dict they hold.
+        criteria: (split, figure, min or max); the first is the one that export takes by default.
+        count: how many epochs of each criterion.
+    """
+
+    def __init__(self, folder: Path, module: torch.nn.Module, criteria, count: int):
+        self.folder, self.module, self.criteria, self.count = folder, module, list(criteria), count
+        self._before: set[int] | None = (
+            None  # as of the checkpoint before the newest; unknown after a restart
+        )
+
+    def save(self, epoch: int) -> None:
+        """Write the module as it is at the end of an epoch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.folder / f"{epoch}epoch.pth") as temporary:
+            torch.save(self.module.state_dict(), temporary)
+
+    def rank(self, history: History) -> None:
+        """Write `nbest.json` from the epochs so far."""
+        ranked = [
+            {"criterion": list(each), "epochs": history.best(f"{each[0]}_{each[1]}", each[2], self.count)}
+            for each in self.criteria
+        ]
+        atomic_write_text(
+            self.folder / "nbest.json", json.dumps({**ranked[0], "criteria": ranked}, indent=1) + "\n"
+        )
+        self._now = {epoch for each in ranked for epoch in each["epochs"]}
+
+    def forget(self) -> None:
+        """Remove the files that are no longer needed; called after the checkpoint of an epoch's end."""
+        if self._before is not None:
+            for path in self.folder.glob("*epoch.pth"):
+                if int(path.name.removesuffix("epoch.pth")) not in self._now | self._before:
+                    path.unlink()
+        self._before = self._now
+
+    def forget_after(self, epoch: int) -> None:
+        """Remove files of epochs that the checkpoint does not know of: they will be written again."""
+        for path in self.folder.glob("*epoch.pth"):
+            if int(path.name.removesuffix("epoch.pth")) > epoch:
+                path.unlink()
