@@ -194,7 +194,7 @@ class Method:
         return {"": NBest()}
 
     def train(self, mode: bool = True) -> None:
-        """Put all modules into training or evaluation mode; a frozen teacher's method leaves it in the latter."""
+        """Put all modules into training or evaluation mode; frozen teachers stay in the latter."""
         for module in self.modules.values():
             module.train(mode)
 

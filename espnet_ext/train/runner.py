@@ -88,7 +88,7 @@ class StepRunner:
         return update
 
     def losses(self, turn: Turn, data: Mapping[str, StreamStep], kept: dict, position: Position) -> None:
-        """Forward and backward without an update, to see whether they fit the memory; raises as torch does."""
+        """Forward and backward without an update, to see whether they fit; raises as torch does."""
         parameters = self._parameters(turn)
         try:
             with _only(parameters, self._all_parameters()):

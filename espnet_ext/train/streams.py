@@ -124,7 +124,7 @@ class Stream:
         return [key(self.seed, "augment", passes, utterance) for utterance in batch.utterances]
 
     def largest(self, budget: int) -> list[tuple[str, ...]]:
-        """Batches of at most ``budget`` frames that need most memory: the longest, and the most utterances."""
+        """Batches of at most ``budget`` frames that need most memory: the longest, and the most."""
         by_length = sorted(self.lengths, key=lambda u: (self.lengths[u], u))
         longest = by_length[-max(1, budget // self.lengths[by_length[-1]]) :]
         most: list[str] = []

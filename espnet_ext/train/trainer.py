@@ -225,15 +225,15 @@ class Trainer:
                 [{"utterances": b.utterances, "tensors": b.tensors} for b in update.bad_batches], temporary
             )
         raise UserError(
-            f"{progress.skipped} steps in a row without a finite loss and gradient; the last batch is in {path}"
-            ", its utterances in the log above: check their audio and text, or lower the learning rate"
+            f"{progress.skipped} steps in a row without a finite loss and gradient; the last batch is in "
+            f"{path}, its utterances in the log above: check their audio and text, or lower the learning rate"
         )
 
     def _note_split(self, step: int, number: int, utterances: list[str]) -> None:
         self.progress.splits += 1
         print(
-            f"step {step + 1}: micro-batch {number} of {len(utterances)} utterances did not fit the memory and "
-            "is computed in halves; a smaller --frames_per_micro_batch saves the time of the retry",
+            f"step {step + 1}: micro-batch {number} of {len(utterances)} utterances did not fit the memory "
+            "and is computed in halves; a smaller --frames_per_micro_batch saves the time of the retry",
             flush=True,
         )
 
