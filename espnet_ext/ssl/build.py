@@ -1,0 +1,41 @@
+"""Self-supervised objectives by name, with their options from YAML."""
+
+import inspect
+
+import torch
+
+from espnet_ext.errors import UserError
+from espnet_ext.ssl.bestrq import BestRQ
+from espnet_ext.ssl.cpc import CPC
+from espnet_ext.ssl.encode import feature_size
+from espnet_ext.ssl.objective import SSLObjective
+
+OBJECTIVES: dict[str, type[SSLObjective]] = {"bestrq": BestRQ, "infonce": CPC}
+
+#: Arguments that do not come from a person.
+_OURS = ("model", "size", "seed")
+
+
+def build_objective(
+    name: str, options: dict, model: torch.nn.Module, input_size: int | None, seed: int
+) -> SSLObjective:
+    """Build an objective on a recogniser's encoder.
+
+    Args:
+        name: `bestrq` or `infonce`.
+        options: keyword arguments of its class, which describes them.
+        model: the recogniser.
+        input_size: size of stored features where the model has no front end.
+        seed: the training's.
+
+    Raises:
+        UserError: no such objective or option, an option out of range, or an encoder it cannot use.
+    """
+    if name not in OBJECTIVES:
+        raise UserError(f"--ssl {name}: expected one of {', '.join(OBJECTIVES)}")
+    known = [p for p in inspect.signature(OBJECTIVES[name]).parameters if p not in _OURS]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(f"ssl_conf: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    objective = OBJECTIVES[name](model, feature_size(model, input_size), seed=seed, **options)
+    return objective.to(next(model.parameters()).device)

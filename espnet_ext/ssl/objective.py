@@ -1,0 +1,114 @@
+"""What every self-supervised objective offers to those who train with it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from espnet_ext.ssl.grid import grid_of
+from espnet_ext.ssl.health import Watch
+from espnet_ext.train.keys import key
+from espnet_ext.train.method import Figures, Loss, MicroBatch, Totals
+from espnet_ext.train.world import World
+
+#: What a caller puts between the encoder and an objective's own layers, for instance a scaling of the
+#: gradient.
+Between = Callable[[torch.Tensor], torch.Tensor]
+
+
+def nothing_between(encoded: torch.Tensor) -> torch.Tensor:
+    """The encoder's output as it is."""
+    return encoded
+
+
+@dataclass
+class Predictions:
+    """A micro-batch's losses, before any division."""
+
+    loss_sum: torch.Tensor  # scalar: sum over predictions of -log P(target)
+    count: int  # number of predictions
+    correct: torch.Tensor  # scalar, detached: how many of them rank the target first
+    figures: Figures = field(default_factory=dict)
+
+
+class SSLObjective(torch.nn.Module):
+    """A self-supervised loss with layers of its own (η) on top of a recogniser's encoder (θ).
+
+    The recogniser is an argument and no sub-module: its parameters are saved, counted and exported with the
+    recogniser alone.
+
+    Args:
+        model: a recogniser with `_extract_feats`, `normalize` and `encoder`.
+
+    Raises:
+        UserError: an encoder that the loss cannot mask.
+    """
+
+    #: Name for logs: the mean loss of a prediction is `loss_<name>`, the part predicted right is
+    #: `acc_<name>`.
+    name = "ssl"
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.grid = grid_of(model.encoder)
+        self.watch = Watch()
+
+    def predict(
+        self,
+        model: torch.nn.Module,
+        speech: torch.Tensor,
+        lengths: torch.Tensor,
+        keys: Sequence[int],
+        between: Between = nothing_between,
+    ) -> Predictions:
+        """Losses of a batch.
+
+        Args:
+            model: the recogniser.
+            speech: (B, N) samples, or (B, T, F) features where the model has no front end.
+            lengths: (B,) true lengths.
+            keys: B random keys; an utterance's masks depend on its key alone.
+            between: applied to the encoder's output wherever a gradient goes back into the encoder.
+        """
+        raise NotImplementedError
+
+    def expected(self, totals: Totals) -> float:
+        """Number of predictions of a whole step to be expected: the loss's denominator.
+
+        The true number depends on the masks of all micro-batches of all processes. The expected one is known
+        from lengths alone, before the step is computed; it gives every prediction of the training the same
+        weight; and the masks are drawn so that the loss is the mean over predictions, on average over the
+        masks.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: torch.nn.Module, micro: MicroBatch, between: Between = nothing_between) -> Loss:
+        """The micro-batch's share of the step's loss, for a part of a turn."""
+        predictions = self.predict(model, *self._speech(micro), self._keys(micro), between)
+        return Loss(predictions.loss_sum / self.expected(micro.totals), self._figures(predictions))
+
+    def validate(self, model: torch.nn.Module, micro: MicroBatch) -> Figures:
+        """Figures of a validation batch, with masks that are the same in every epoch."""
+        return self._figures(self.predict(model, *self._speech(micro), self._keys(micro)))
+
+    def alarms(self, world: World | None = None) -> list[str]:
+        """What looks collapsed in what all processes saw since the last call, in words. All must call it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _speech(micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return micro.batch.tensors["speech"], micro.batch.tensors["speech_lengths"]
+
+    @staticmethod
+    def _keys(micro: MicroBatch) -> list[int]:
+        """Keys of the loss's own: apart from SpecAugment's, and by utterance alone in validation."""
+        bases = micro.keys or [key("validation", utterance) for utterance in micro.batch.utterances]
+        return [key(base, "self-supervised") for base in bases]
+
+    def _figures(self, predictions: Predictions) -> Figures:
+        count = predictions.count
+        return {
+            f"loss_{self.name}": (predictions.loss_sum.detach(), count),
+            f"acc_{self.name}": (predictions.correct, count),
+            **predictions.figures,
+        }
