@@ -4,6 +4,7 @@
 before its file gets its name, so that at no moment a good file lacks its line.
 """
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -29,7 +30,7 @@ def save(state: dict, folder: Path) -> None:
         OSError: the disk is full, for instance; the checkpoints that were there are untouched.
     """
     with atomic_path(folder / NAME) as temporary:
-        torch.save(state, temporary)
+        save_tensors(state, temporary)
         new = _checksum(temporary)
         sums = _checksums(folder) or []
         # The newest first; two files are kept, and a write that fails after this line leaves a third.
@@ -65,6 +66,19 @@ def load(folder: Path) -> dict | None:
     if troubles:
         raise UserError("; ".join(troubles) + "; remove them to start the training again from its beginning")
     return None
+
+
+def save_tensors(state: dict, path: Path) -> None:
+    """`torch.save`, whose failure to write is an OSError as any other file's.
+
+    Raises:
+        OSError: the disk is full or a quota is reached (torch says no more than that a position is wrong).
+    """
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        reason = "could not be written whole; is the disk full, or a quota reached?"
+        raise OSError(errno.ENOSPC, reason, str(path)) from error
 
 
 def _checksum(path: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from espnet_ext.files import atomic_path, atomic_write_text
+from espnet_ext.train.checkpoint import save_tensors
 from espnet_ext.train.history import History
 
 
@@ -32,7 +33,7 @@ class BestModels:
         """Write the module as it is at the end of an epoch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / f"{epoch}epoch.pth") as temporary:
-            torch.save(self.module.state_dict(), temporary)
+            save_tensors(self.module.state_dict(), temporary)
 
     def rank(self, history: History) -> None:
         """Write `nbest.json` from the epochs so far."""

@@ -1,0 +1,94 @@
+"""Runs a training over and over, hurting it in a given way each time, until it gets through.
+
+Started as a process of its own by tests: it imports everything once and then forks, which saves the seconds
+that each start would take.
+
+    python survive.py PLAN.json
+
+The plan: `task` (module:class), `cmd`, `processes`, `harms` (list of {"how": "kill" | "USR1" | "TERM",
+"after": seconds | "save"}), `path` (folders for imports). Prints one JSON line: exit statuses and how many
+hits fell into a save.
+"""
+
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    plan = json.loads(Path(sys.argv[1]).read_text())
+    sys.path[:0] = plan["path"]
+    module, name = plan["task"].split(":")
+    task = getattr(importlib.import_module(module), name)
+    statuses, in_save = [], 0
+    for harm in [*plan["harms"], None]:
+        children = _start(task, plan["cmd"], plan["processes"])
+        if harm is not None:
+            in_save += _hurt(children, harm, plan["cmd"])
+        statuses.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+    print(json.dumps({"statuses": statuses, "in_save": in_save}))
+
+
+def _start(task, cmd: list[str], processes: int) -> list[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if processes > 1:
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        status = 1
+        try:
+            status = task.main(cmd=cmd)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return children
+
+
+def _hurt(children: list[int], harm: dict, cmd: list[str]) -> int:
+    """Send the signal; 1 if it fell into a save."""
+    folder = Path(cmd[cmd.index("--output_dir") + 1])
+    end = time.monotonic() + 60
+    if harm["after"] == "save":
+        while not _saving(folder) and time.monotonic() < end and _alive(children):
+            time.sleep(0.0005)
+    else:
+        # Counted from the first sign of life, so that slow machines reach the training as well.
+        while not (folder / "config.yaml").exists() and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(harm["after"])
+    number = {"kill": signal.SIGKILL, "USR1": signal.SIGUSR1, "TERM": signal.SIGTERM}[harm["how"]]
+    saving = _saving(folder)
+    for child in children if harm["how"] == "kill" else children[-1:]:
+        if _alive([child]):
+            os.kill(child, number)
+            if harm["how"] != "kill":
+                time.sleep(0.01)
+                if _alive([child]):
+                    os.kill(child, signal.SIGTERM)  # a second one must not break the first
+    return int(saving)
+
+
+def _saving(folder: Path) -> bool:
+    return any(path.name.startswith(".checkpoint.pth.") for path in folder.glob(".checkpoint.pth.*"))
+
+
+def _alive(children: list[int]) -> bool:
+    states = (Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children)
+    return all(state not in "ZX" for state in states)
+
+
+if __name__ == "__main__":
+    main()

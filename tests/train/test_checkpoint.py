@@ -1,0 +1,108 @@
+"""Checkpoints: cut, flipped, without their list, with a full disk under them."""
+
+import resource
+
+import pytest
+import torch
+
+from espnet_ext.errors import UserError
+from espnet_ext.train import checkpoint
+from espnet_ext.train.checkpoint import CHECKSUMS, NAME, PREVIOUS
+
+
+def state(step: int) -> dict:
+    return {"step": step, "x": torch.full((1000,), float(step))}
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Folder with the checkpoints of steps 1 and 2."""
+    for step in (1, 2):
+        checkpoint.save(state(step), tmp_path)
+    return tmp_path
+
+
+def test_newest_and_previous_are_kept(two):
+    checkpoint.save(state(3), two)
+    assert checkpoint.load(two)["step"] == 3
+    (two / NAME).unlink()
+    assert checkpoint.load(two)["step"] == 2
+    assert sorted(path.name for path in two.iterdir()) == [PREVIOUS, CHECKSUMS]
+    assert checkpoint.load(two / "elsewhere") is None
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_cut_at_every_tenth(two, tenth, capsys):
+    whole = (two / NAME).read_bytes()
+    (two / NAME).write_bytes(whole[: len(whole) * tenth // 10])
+    assert checkpoint.load(two)["step"] == 1
+    assert f"{two / NAME}: damaged" in capsys.readouterr().out
+
+
+def test_one_flipped_bit_is_noticed(two):
+    """Also where torch reads the file without a complaint."""
+    raw = bytearray((two / NAME).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (two / NAME).write_bytes(raw)
+    assert checkpoint.load(two)["step"] == 1
+
+
+def test_both_damaged_is_an_error_and_not_a_new_beginning(two):
+    for name in (NAME, PREVIOUS):
+        (two / name).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged.*damaged.*remove them to start"):
+        checkpoint.load(two)
+
+
+def test_a_checkpoint_without_the_list_is_read(two):
+    """Somebody copied the file alone."""
+    (two / CHECKSUMS).unlink()
+    assert checkpoint.load(two)["step"] == 2
+
+
+@pytest.mark.parametrize("point", ["torch.save", "checksum", "link", "rename"])
+def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, point):
+    class Stop(BaseException):
+        pass
+
+    def stop(*_, **__):
+        raise Stop
+
+    if point == "torch.save":
+        monkeypatch.setattr(torch, "save", lambda _, path: (path.write_bytes(b"half"), stop()))
+    elif point == "checksum":
+        monkeypatch.setattr(checkpoint, "atomic_write_text", stop)
+    elif point == "link":
+        monkeypatch.setattr(checkpoint, "_link", stop)
+    else:
+        # Everything but the last rename is done.
+        real = checkpoint._link
+        monkeypatch.setattr(checkpoint, "_link", lambda *a: (real(*a), stop()))
+    with pytest.raises(Stop):
+        checkpoint.save(state(3), two)
+    monkeypatch.undo()
+    assert checkpoint.load(two)["step"] == 2
+    checkpoint.save(state(3), two)
+    assert checkpoint.load(two)["step"] == 3
+
+
+def test_a_disk_that_is_too_small(two):
+    """A real limit of the kernel, as a full disk or a quota gives: an error, and the old ones stay."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            checkpoint.save(state(3), two)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(two)["step"] == 2
+    assert sorted(path.name for path in two.iterdir()) == sorted([NAME, PREVIOUS, CHECKSUMS])
+
+
+def test_nothing_but_tensors_and_plain_values_is_read(two):
+    class Code:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    checkpoint.save({"code": Code()}, two)
+    assert checkpoint.load(two)["step"] == 2
