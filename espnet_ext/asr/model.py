@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
+from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 
@@ -30,6 +31,7 @@ class ASROutput:
     targets: torch.Tensor | None  # (B, U) labels with <eos>, padded with ignore_id
     labels: int  # number of labels, <eos> included
     correct: torch.Tensor | int  # how many of them score highest; stays on its device
+    decoder_hidden: torch.Tensor | None = None  # (B, U, D) what the output layer reads; Transformers only
 
 
 class ASRModel(ESPnetASRModel):
@@ -81,7 +83,7 @@ class ASRModel(ESPnetASRModel):
         batch = speech.size(0)
         text = text.masked_fill(text == -1, self.ignore_id)[:, : int(text_lengths.max())]
         encoder_out, encoder_out_lens = self.encode_keyed(speech, speech_lengths, keys)
-        ctc_sum = att_sum = decoder_out = targets = None
+        ctc_sum = att_sum = decoder_out = targets = hidden = None
         labels = correct = 0
         if self.ctc is not None:
             # ESPnet's CTC and label-smoothing losses are sums divided by the number of utterances.
@@ -89,13 +91,17 @@ class ASRModel(ESPnetASRModel):
                 ctc_sum = self.ctc(encoder_out.float(), encoder_out_lens, text, text_lengths) * batch
         if self.decoder is not None and self.ctc_weight != 1.0:
             inputs, targets = add_sos_eos(text, self.sos, self.eos, self.ignore_id)  # (B, U)
-            decoder_out, _ = self.decoder(encoder_out, encoder_out_lens, inputs, text_lengths + 1)
+            reads = encoder_out, encoder_out_lens, inputs, text_lengths + 1
+            if isinstance(self.decoder, BaseTransformerDecoder):
+                (decoder_out, hidden), _ = self.decoder(*reads, return_hs=True)
+            else:
+                decoder_out, _ = self.decoder(*reads)
             decoder_out = decoder_out.float()
             att_sum = self.criterion_att(decoder_out, targets) * batch
             labels = int(text_lengths.sum()) + batch
             correct = (decoder_out.detach().argmax(-1) == targets).sum()
         return ASROutput(
-            encoder_out, encoder_out_lens, ctc_sum, att_sum, decoder_out, targets, labels, correct
+            encoder_out, encoder_out_lens, ctc_sum, att_sum, decoder_out, targets, labels, correct, hidden
         )
 
     def joint_loss(self, output: ASROutput, utterances: float, labels: float | None = None) -> torch.Tensor:
