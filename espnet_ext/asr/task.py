@@ -25,6 +25,7 @@ from espnet_ext.train.init_param import init_param
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method, Updater
 from espnet_ext.train.precision import check_precision
+from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.trainer import Trainer, TrainerOptions
 
@@ -50,8 +51,17 @@ class ASRTask(ESPnetASRTask):
         return adopt(model, args.padding, specaug_conf)
 
     @classmethod
-    def main(cls, args: argparse.Namespace | None = None, cmd: list[str] | None = None) -> int:
+    def main(
+        cls,
+        args: argparse.Namespace | None = None,
+        cmd: list[str] | None = None,
+        stop: StopRequest | None = None,
+    ) -> int:
         """Parse the command line and train.
+
+        Args:
+            args, cmd: as ESPnet's.
+            stop: watches for signals already; None watches from here on.
 
         Returns:
             exit status: 0 done, 75 stopped by a signal.
@@ -59,6 +69,11 @@ class ASRTask(ESPnetASRTask):
         Raises:
             UserError: options, data or files that do not fit.
         """
+        with stop or StopRequest() as stop:
+            return cls._main(args, cmd, stop)
+
+    @classmethod
+    def _main(cls, args: argparse.Namespace | None, cmd: list[str] | None, stop: StopRequest) -> int:
         parser = cls.get_parser()
         args = args or parser.parse_args(cmd)
         if args.print_config:
@@ -66,22 +81,22 @@ class ASRTask(ESPnetASRTask):
             return 0
         cls.check_required_command_args(args)
         train_options.check(args, parser.parse_args(["--output_dir", "-", "--token_list", "-"]))
-        return cls.train(args)
+        return cls.train(args, stop)
 
     @classmethod
-    def train(cls, args: argparse.Namespace) -> int:
+    def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
         """Build everything that the options name and run the loop."""
         if args.ngpu > 1 and not world.launched():
             return spawn.run(args.ngpu)
         everybody = world.join(args.ngpu)
         try:
             check_precision(args.precision, everybody.device)
-            return cls._train(args, everybody)
+            return cls._train(args, everybody, stop)
         finally:
             world.leave()
 
     @classmethod
-    def _train(cls, args: argparse.Namespace, everybody: world.World) -> int:
+    def _train(cls, args: argparse.Namespace, everybody: world.World, stop: StopRequest | None) -> int:
         # Gradients of a fresh E-Branchformer are full of denormal numbers, which slow a CPU tenfold.
         torch.set_flush_denormal(True)
         seed_torch(args.seed, "initial parameters")
@@ -114,7 +129,8 @@ class ASRTask(ESPnetASRTask):
             use_tensorboard=args.use_tensorboard,
             resume=args.resume,
         )
-        return Trainer(options, method, streams, valid, folder, everybody, _seconds_per_unit(args)).run()
+        unit = _seconds_per_unit(args)
+        return Trainer(options, method, streams, valid, folder, everybody, unit, stop).run()
 
     @classmethod
     def build_streams(cls, args: argparse.Namespace, everybody: world.World) -> dict[str, Stream]:

@@ -76,6 +76,7 @@ class Trainer:
         world: the processes; alone by default.
         seconds_per_unit: duration of a sample (or stored frame) of the main stream, for the throughput; None
             where it is not known.
+        stop: signals are watched for since it was entered; None watches while `run` runs.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Trainer:
         folder: Path,
         world: World | None = None,
         seconds_per_unit: float | None = None,
+        stop: StopRequest | None = None,
     ):
         self.options, self.method, self.streams, self.folder = options, method, dict(streams), folder
         self.world = world or World()
@@ -108,7 +110,7 @@ class Trainer:
             )
             for name, each in method.nbest().items()
         ]
-        self.stop = StopRequest()
+        self.stop = stop or StopRequest()
 
     def run(self) -> int:
         """Train to the last epoch.
@@ -124,6 +126,11 @@ class Trainer:
             self._restore()
             self._started = time.monotonic() - self.progress.seconds
             self._last_save = time.monotonic()
+            if self.world.any(bool(self.stop))[0]:
+                self._say(
+                    f"{self.stop.name or 'asked to stop'} before the first step; run the same command again"
+                )
+                return RUN_AGAIN
             try:
                 while self._epochs_left():
                     asked = not self._train_epoch()

@@ -5,25 +5,13 @@ import pytest
 import soundfile
 import yaml
 
+from tests.toy import TOY
+
 TOKENS = ["<blank>", "<unk>", "<space>", *"abcd", "<sos/eos>"]
 
 CONFIG = {
-    "frontend": "default",
-    "frontend_conf": {"fs": 16000, "n_fft": 256, "hop_length": 160, "n_mels": 20},
+    **TOY,
     "normalize": "utterance_mvn",
-    "encoder": "e_branchformer",
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "num_blocks": 1,
-        "cgmlp_linear_units": 32,
-        "cgmlp_conv_kernel": 7,
-        "use_ffn": True,
-        "linear_units": 32,
-        "dropout_rate": 0.1,
-    },
-    "decoder": "transformer",
-    "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1, "dropout_rate": 0.1},
     "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1},
     "specaug": "specaug",
     "specaug_conf": {
@@ -34,12 +22,7 @@ CONFIG = {
     "token_type": "char",
     "max_epoch": 3,
     "frames_per_step": 900,
-    "optim": "adamw",
-    "optim_conf": {"lr": 0.002},
-    "scheduler": "warmupdecay",
-    "scheduler_conf": {"warmup_steps": 3},
     "log_interval": 1,
-    "num_workers": 0,
 }
 
 

@@ -122,23 +122,33 @@ def test_every_kind_of_training_survives(untouched, toy_cmd, tmp_path, kind, how
 
 
 @pytest.mark.slow
-def test_one_process_accumulating_equals_two(toy_cmd, tmp_path):
-    """1 process × 2 micro-batches and 2 processes × 1: dropout, masks and BatchNorm's buffers included."""
-    options = ("--max_epoch", "6", "--frames_per_micro_batch", "450")
-    options += ("--optim", "sgd", "--optim_conf", "lr=0.02")
+@pytest.mark.parametrize("kind", ["plain", "streams"])
+def test_one_process_accumulating_equals_two(toy_cmd, tmp_path, kind):
+    """1 process × 2 micro-batches and 2 processes × 1: dropout, masks and BatchNorm's buffers included.
+
+    With two micro-batches a step (plain) both add the same two gradients, and all is equal to the bit. A sum
+    of four and more depends on its order in the last bit; Adam blows that up where a gradient is next to 0.
+    """
+    options = ("--max_epoch", "6", "--frames_per_micro_batch", "600" if kind == "plain" else "450")
+    options += () if kind == "plain" else ("--optim", "sgd", "--optim_conf", "lr=0.02")
     ends = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
         cmd = toy_cmd(folder / "exp", *options)
-        assert train(folder, cmd, "streams", [], processes)["statuses"] == [[0] * processes]
-        ends.append(end_of(folder / "exp"))
+        assert train(folder, cmd, kind, [], processes)["statuses"] == [[0] * processes]
+        ends.append(end_of(folder / "exp")["modules"] | {"step": end_of(folder / "exp")["progress"]["step"]})
     one, two = ends
-    assert one["progress"]["step"] >= 20
+    assert one["step"] >= 20
+    if kind == "plain":
+        assert same(one, two)
+        return
     for module in ("model", "head"):
-        for name, value in one["modules"][module].items():
-            torch.testing.assert_close(two["modules"][module][name], value, rtol=1e-6, atol=1e-7, msg=name)
-    assert one["modules"]["head"]["0.num_batches_tracked"] == one["progress"]["step"]
+        values, others = (
+            torch.cat([value.double().reshape(-1) for value in end[module].values()]) for end in ends
+        )
+        assert (values - others).norm() <= 1e-6 * values.norm(), module
+    assert one["head"]["0.num_batches_tracked"] == two["head"]["0.num_batches_tracked"] == one["step"]
 
 
 def test_a_disk_that_is_full_for_a_while(untouched, toy_cmd, tmp_path, monkeypatch, capfd):

@@ -27,7 +27,7 @@ class TwoStreamMethod(JointMethod):
     def keeping_part(self, micro: MicroBatch) -> Loss:
         output = self.model.outputs(**micro.batch.tensors, keys=micro.keys)
         loss = self.joint_loss(output, micro)
-        return Loss(loss, self.joint_figures(output, loss, micro), output.encoder_out.detach().mean(1))
+        return Loss(loss, self.joint_figures(output, loss, micro), output.encoder_out.detach().flatten(0, 1))
 
     def quiet_part(self, micro: MicroBatch) -> Loss:
         encoder_out, _ = self.model.encode_keyed(
