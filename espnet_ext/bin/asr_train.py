@@ -1,8 +1,14 @@
-"""Train a joint CTC/attention recogniser; the options are those of ESPnet's asr_train, see `--help`."""
+"""Train a recogniser: `asr_train [--task NAME] OPTIONS`, the options being ESPnet's and the task's own.
 
+NAME is a task of the entry-point group `espnet_ext.tasks`; `asr`, the default, is plain supervised training
+of a joint CTC/attention recogniser. `asr_train --task NAME --help` lists its options.
+"""
+
+import argparse
 import sys
 
 from espnet_ext.errors import main_guard
+from espnet_ext.registry import load_task
 from espnet_ext.train.signals import StopRequest
 
 
@@ -11,9 +17,10 @@ def main(cmd: list[str] | None = None) -> int:
     """Returns the exit status; 75 means stopped by a signal, run again to go on."""
     # Watched for from here on: a job that is preempted while it still imports wants to be run again as well.
     with StopRequest() as stop:
-        from espnet_ext.asr.task import ASRTask
-
-        return ASRTask.main(cmd=cmd, stop=stop)
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--task", default="asr")
+        chosen, rest = parser.parse_known_args(cmd)
+        return load_task(chosen.task).main(cmd=rest, stop=stop)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ def main(cmd: list[str] | None = None) -> int:
     parser.add_argument("--exp_dir", required=True, help="a finished training")
     parser.add_argument("--out_dir", required=True, help="folder to write")
     parser.add_argument("--nbest", type=int, default=5, help="number of best epochs to average")
+    parser.add_argument("--criterion", help="by which figure, as valid_acc; default: the training's first")
     args = parser.parse_args(cmd)
     from espnet_ext.train.export import export
 
-    epochs = export(args.exp_dir, args.out_dir, args.nbest)
+    epochs = export(args.exp_dir, args.out_dir, args.nbest, args.criterion)
     print(f"{args.out_dir}: average of epochs {', '.join(map(str, sorted(epochs)))}")
     return 0
 

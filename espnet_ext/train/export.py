@@ -26,7 +26,7 @@ postencoder postencoder_conf decoder decoder_conf preprocessor preprocessor_conf
 TOLERANCE = 1e-5
 
 
-def export(exp_dir: str | Path, out_dir: str | Path, nbest: int) -> list[int]:
+def export(exp_dir: str | Path, out_dir: str | Path, nbest: int, criterion: str | None = None) -> list[int]:
     """Average the n best epochs and write them as a plain ESPnet model.
 
     Writes `config.yaml`, `model.pth`, `feats_stats.npz`, `bpe.model`, `export.json`; paths in the
@@ -37,7 +37,8 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int) -> list[int]:
     Args:
         exp_dir: a finished training.
         out_dir: written whole or not at all.
-        nbest: number of epochs to average, best first by the training's own criterion.
+        nbest: number of epochs to average, best first.
+        criterion: by what, as `valid_acc`: one of the training's `best_model_criterion`; None is its first.
 
     Returns:
         the averaged epochs.
@@ -50,7 +51,7 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int) -> list[int]:
         raise UserError(
             f"{exp_dir}: the training has not finished; run its stage again, it goes on where it was"
         )
-    ranked = json.loads((exp_dir / "nbest.json").read_text(encoding="utf-8"))
+    ranked = _ranking(exp_dir / "nbest.json", criterion)
     epochs = ranked["epochs"][:nbest]
     state = average([exp_dir / f"{epoch}epoch.pth" for epoch in epochs])
     trained = read_config(exp_dir / "config.yaml")
@@ -72,6 +73,17 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int) -> list[int]:
         (folder / "export.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         _compare(folder, config, state)
     return epochs
+
+
+def _ranking(path: Path, criterion: str | None) -> dict:
+    """The epochs of a criterion, best first."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if criterion is None:
+        return found
+    by_name = {"_".join(each["criterion"][:2]): each for each in found.get("criteria", [found])}
+    if criterion not in by_name:
+        raise UserError(f"--criterion {criterion}: {path} has {', '.join(sorted(by_name))}")
+    return by_name[criterion]
 
 
 def _reads(config: dict) -> str:

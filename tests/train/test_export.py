@@ -80,6 +80,22 @@ def test_stock_espnet_decodes_it_without_this_package(trained, toy_corpus, tmp_p
     assert np.abs(mine.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
+def test_any_criterion_of_the_training(trained, tmp_path):
+    """Which epochs are averaged is the criterion's choice."""
+    path = trained / "nbest.json"
+    text = path.read_text()
+    first = json.loads(text)["criteria"][0]
+    other = {"criterion": ["train", "loss", "min"], "epochs": first["epochs"][::-1]}
+    path.write_text(json.dumps({**first, "criteria": [first, other]}))
+    try:
+        assert export(trained, tmp_path / "1", 2) == export(trained, tmp_path / "2", 2, "valid_acc")
+        assert export(trained, tmp_path / "3", 2, "train_loss") == first["epochs"][::-1][:2]
+        with pytest.raises(UserError, match="--criterion valid_los.* has train_loss, valid_acc"):
+            export(trained, tmp_path / "4", 2, "valid_los")
+    finally:
+        path.write_text(text)
+
+
 def test_unfinished_training_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="has not finished"):
         export(tmp_path, tmp_path / "export", nbest=1)

@@ -8,6 +8,7 @@ from espnet_ext.train.buffers import RunningStatistics
 from espnet_ext.train.data import Batch
 from espnet_ext.train.memory import find_micro_batch
 from espnet_ext.train.method import Loss, Method, Part, Position, Totals, Turn, Updater
+from espnet_ext.train.precision import check_precision, full_precision
 from espnet_ext.train.runner import StepRunner
 from espnet_ext.train.streams import StreamStep
 from espnet_ext.train.world import World
@@ -228,3 +229,29 @@ def test_automatic_micro_batch_says_when_nothing_fits(stream, tmp_path):
     runner = StepRunner(method, {"data": stream}, World(), 3)
     with pytest.raises(UserError, match="not even one utterance fits"):
         find_micro_batch(method, {"data": stream}, runner, World(), tmp_path, probe=True)
+
+
+def test_bf16_where_it_is_safe_and_fp32_where_it_is_asked_for(stream):
+    """Autocast reaches the loss function's products, not its declared parts, nor the parameters."""
+    seen = {}
+    method = Regression()
+    method.net.float()
+    stream.vectors = stream.vectors.float()
+
+    def loss(micro) -> Loss:
+        scores = method.net(micro.batch.tensors["x"])
+        with full_precision(scores.device):
+            exact = torch.nn.functional.linear(scores.float(), torch.ones(1, 1))
+        seen.update(scores=scores.dtype, exact=exact.dtype)
+        return Loss((exact**2).sum() / micro.totals.utterances)
+
+    turn = Turn("net", (Part("data", loss),), ("net",))
+    take(method, stream, stream.step(range(8)), [turn], precision="bf16")
+    assert seen == {"scores": torch.bfloat16, "exact": torch.float32}
+    assert all(p.dtype == torch.float32 for p in method.net.parameters())
+
+
+def test_bf16_is_refused_without_a_gpu():
+    check_precision("fp32", "cpu")
+    with pytest.raises(UserError, match="--precision bf16: only on a GPU"):
+        check_precision("bf16", "cpu")
