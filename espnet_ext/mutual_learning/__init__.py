@@ -1,0 +1,1 @@
+"""Several recognisers that train together and mimic each other (Masumura et al. 2021)."""
