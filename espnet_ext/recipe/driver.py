@@ -67,6 +67,7 @@ class Driver:
         )
         if self.values["status"] == "true":
             return self._print_status(stages)
+        self._check_configs(selected)
         self._check_back_end()
         if self.values["dry_run"] == "true":
             return self._dry_run(selected)
@@ -94,6 +95,16 @@ class Driver:
                     f"--{option.name} {value}: not there yet. No installed package offers an entry point "
                     f"{value!r} in the group {option.plugins!r}; there is: {there}"
                 )
+
+    def _check_configs(self, selected: list[Stage]) -> None:
+        """A configuration that does not exist is refused now, not hours later when its stage comes."""
+        for stage in selected:
+            for file, name in self._state(stage).configs.items():
+                if not os.path.isfile(file):
+                    raise UserError(
+                        f"--{name} {shlex.quote(self.values[name])}: expected a configuration file, but "
+                        f"{file} does not exist, here or in {self.template_dir}; {stage} needs it"
+                    )
 
     def _check_back_end(self) -> None:
         """Let cmd.sh refuse a back end before anything is run or written."""

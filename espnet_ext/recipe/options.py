@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import UserError
 from espnet_ext.processes import cores
 from espnet_ext.recipe.expand import expand
@@ -27,6 +28,7 @@ _TYPES = {
     "int": "N",
     "float": "X",
     "floats": "X ...",
+    "rate": "HZ",  # of audio, 16000 or 16k
     "bool": "true|false",
     "name": "NAME",  # letters, digits and ._+-: safe as part of a path
     "names": "NAME ...",
@@ -50,6 +52,8 @@ class Option:
     default: str = ""
     choices: tuple[str, ...] = ()
     minimum: float = -math.inf
+    maximum: float = math.inf
+    unique: bool = False  # of `floats`: no number twice
     required: bool = False  # may not be empty
     file: str = ""  # of `configs`: file of a name, as conf/decode_{}.yaml
     plugins: str = ""  # entry-point group in which choices other than the default must be found
@@ -79,7 +83,12 @@ class Option:
                 raise ValueError("true or false")
             return _TRUTH[value.lower()]
         if self.type == "floats":
-            return " ".join(self._number(word) for word in value.split())
+            words = [self._number(word) for word in value.split()]
+            if self.unique and len(set(map(float, words))) < len(words):
+                raise ValueError("every number once")
+            return " ".join(words)
+        if self.type == "rate":
+            self._check_rate(value)
         if self.type in ("name", "names", "configs"):
             words = [value] if self.type == "name" and value else value.split()
             for word in words:
@@ -97,9 +106,18 @@ class Option:
             number = int(value) if self.type == "int" else float(value)
         except ValueError:
             raise ValueError("a whole number" if self.type == "int" else "a number") from None
-        if not math.isfinite(number) or number < self.minimum:
-            raise ValueError(f"a number of at least {self.minimum:g}")
+        if not math.isfinite(number) or not self.minimum <= number <= self.maximum:
+            if self.maximum == math.inf:
+                raise ValueError(f"a number of at least {self.minimum:g}")
+            raise ValueError(f"a number from {self.minimum:g} to {self.maximum:g}")
         return value
+
+    @staticmethod
+    def _check_rate(value: str) -> None:
+        try:
+            sample_rate(value)
+        except UserError:
+            raise ValueError("a sample rate in Hz, as in 16000, or in kHz, as in 16k") from None
 
 
 @dataclass

@@ -50,13 +50,15 @@ class StageState:
         self.counted = {name: self.values[name] for name in [*stage.options, *own]}
         self.inputs = paths_of(stage.inputs, self.values, options.lists)
         self.outputs = paths_of(stage.outputs, self.values, options.lists)
+        self.configs: dict[str, str] = {}  # configuration file: the option that names it
         for name in stage.options:
             option = options.table.get(name)
             if option and option.type == "config" and self.values[name]:
-                self.inputs[config_file(self.values[name])] = False
+                self.configs[config_file(self.values[name])] = name
             elif option and option.type == "configs":
                 for word in self.values[name].split():
-                    self.inputs[config_file(option.file.format(word))] = False
+                    self.configs[config_file(option.file.format(word))] = name
+        self.inputs.update(dict.fromkeys(self.configs, False))
         suffix = "" if self.scope == "recipe" else f"@{self.scope}"
         self.file = Path(self.values["expdir"]) / ".stages" / f"{stage.number:02}_{stage.name}{suffix}.json"
 

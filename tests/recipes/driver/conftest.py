@@ -35,7 +35,8 @@ what:
         text: {type: str, default: hello, help: what is written}
         nj: {type: int, default: 1, minimum: 1, help: does not count}
         size: {type: float, default: 1.5, minimum: 0, help: a number}
-        speeds: {type: floats, help: numbers}
+        speeds: {type: floats, minimum: 0.5, maximum: 2, unique: true, help: numbers}
+        rate: {type: rate, default: 16k, help: of audio}
         method: {choices: [none, gan], default: none, plugins: espnet_ext.tasks, help: method}
         config: {type: config, default: conf/a.yaml, help: a file}
 derived:

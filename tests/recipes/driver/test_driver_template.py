@@ -1,11 +1,13 @@
 """The template itself: its stage files, its options, its skeleton for new corpora."""
 
 import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
+from espnet_ext.bin.recipe import main
 from espnet_ext.recipe.expand import names_in
 from espnet_ext.recipe.options import load_options
 from espnet_ext.recipe.stages import load_stages
@@ -176,3 +178,23 @@ def test_shellcheck(house, repo_root):
     files = [*egs2.rglob("*.sh"), egs2 / "TEMPLATE/asr1/utils/run_local"]
     found = subprocess.run(["shellcheck", *files], capture_output=True, text=True, cwd=egs2)
     assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ("--fs", "16kHz", "a sample rate"),
+        ("--speed_perturb_factors", "0.9 9", "a number from 0.25 to 4"),
+        ("--speed_perturb_factors", "1.1 1.1", "every number once"),
+        ("--max_drop_fraction", "5", "a number from 0 to 1"),
+        ("--pretrain_config", "conf/pretain.yaml", "a configuration file"),
+        ("--decode_configs", "joint atx", "a configuration file, but conf/decode_atx.yaml"),
+    ],
+)
+def test_wrong_values_are_refused_before_any_stage_runs(corpus, monkeypatch, capsys, mistake):
+    name, value, expected = mistake
+    monkeypatch.chdir(corpus.folder)
+    assert main(["--template", str(corpus.template), name, value]) == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"error: {name} {shlex.quote(value)}: expected {expected}"), output
+    assert not (corpus.folder / "exp").exists()
