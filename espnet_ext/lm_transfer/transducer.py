@@ -1,0 +1,191 @@
+"""Embedding prediction by a neural transducer (Kubo et al. 2022, "neural transducers").
+
+The embedding e_{u+1} belongs to a label, the joint network's state z_{t,u} to a label and a frame. Read as
+a second emission of every label arc, it gives the arcs of the lattice these scores (`form: exact`):
+
+    label, (t, u) → (t, u + 1):  log P(y_{u+1} | t, u) − λ d(g(z_{t,u}), e_{u+1})
+    blank:                       log P(∅ | t, u)
+
+Its gradient in g is Σ ω_{t,u} λ ∂d/∂g, with ω the posterior probability that label u + 1 is emitted at
+frame t. With ω of the plain lattice, and no gradient through ω, this is the `surrogate`: Σ ω_{t,u} λ d,
+one step of EM, which needs g only where ω is not negligible. `best_path` takes the one frame of each label
+on the heaviest alignment; `predictor` leaves the speech out: g reads the prediction network's output,
+which knows y_≤u alone.
+
+Legend: B batch, G utterances of a group, T frames, U labels, J joint space, E size of an embedding, N nodes.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from espnet_ext.asr.lattice import best_path, lattice
+from espnet_ext.asr.transducer import TransducerModel, TransducerOutput
+from espnet_ext.asr.transducer_loss import JointNodes
+from espnet_ext.asr.transducer_method import Tally, TransducerMethod
+from espnet_ext.lm_transfer.distances import distance
+from espnet_ext.lm_transfer.heads import EmbeddingHead
+from espnet_ext.lm_transfer.options import TransferOptions
+from espnet_ext.lm_transfer.targets import TargetBatch, Targets
+from espnet_ext.train.method import Figures, Loss, MicroBatch, Part, Position, Turn, Updater
+from espnet_ext.train.precision import full_precision
+
+
+def emission_weights(nodes: JointNodes, form: str, floor: float) -> torch.Tensor:
+    """How much the node of each label arc counts for its label, without gradient.
+
+    Args:
+        nodes: of some utterances.
+        form: `surrogate` (posterior of the plain lattice) or `best_path`.
+        floor: nodes below this part of their label's largest posterior are left out; the rest adds up to 1.
+
+    Returns:
+        (G, T, U) fp32: for every label of an utterance they add up to 1 over its frames.
+    """
+    with torch.no_grad():
+        blank, label = nodes.arcs()
+        if form == "best_path":
+            frames = best_path(blank, label, nodes.frames, nodes.labels)  # (G, U)
+            found = torch.zeros_like(label).scatter_(1, frames[:, None], 1.0)
+            there = torch.arange(label.size(2), device=label.device) < nodes.labels[:, None]
+            return found * there[:, None]
+        found = lattice(blank, label, nodes.frames, nodes.labels).label
+        found = found.masked_fill(found < floor * found.amax(1, keepdim=True), 0.0)
+        total = found.sum(1, keepdim=True)
+        return found / total.where(total > 0, torch.ones_like(total))
+
+
+class TransducerTransfer(TransducerMethod):
+    """Transducer training that also predicts the embeddings; the head is updated and clipped on its own.
+
+    With a weight of 0 the recogniser's training is the control's to the bit (the exact form: up to
+    rounding, since this project's recursion takes torchaudio's place).
+
+    Args:
+        model: the recogniser.
+        updater: over its parameters.
+        head: g, of the joint network's states or (`predictor`) of the prediction network's.
+        head_updater: over the head's parameters.
+        targets: e.
+        options: see there.
+        steps: optimiser steps of the whole training.
+        loss_norm: as `TransducerMethod`; the embedding's term is divided by the same number.
+    """
+
+    def __init__(
+        self,
+        model: TransducerModel,
+        updater: Updater,
+        head: EmbeddingHead,
+        head_updater: Updater,
+        targets: Targets,
+        options: TransferOptions,
+        steps: int,
+        loss_norm: str = "utterance",
+    ):
+        super().__init__(model, updater, loss_norm, {"head": head}, {"head": head_updater})
+        self.head, self.targets, self.options, self.steps = head, targets, options, steps
+
+    def turns(self, position: Position) -> Sequence[Turn]:
+        weight = self.options.weight_at(position.step, self.steps)
+        part = Part("labelled", partial(self.transfer_part, weight=weight))
+        return (Turn("model", (part,), ("model", "head")),)
+
+    def transfer_part(self, micro: MicroBatch, weight: float) -> Loss:
+        """The transducer's loss and λ times the embedding's, of a micro-batch."""
+        output = self.model.outputs(**micro.batch.tensors, keys=micro.keys)
+        targets = self.targets.batch(micro.batch)
+        return self.embedding_part(output, targets, micro, weight)
+
+    def embedding_part(
+        self, output: TransducerOutput, targets: TargetBatch, micro: MicroBatch, weight: float
+    ) -> Loss:
+        """As `transfer_part`, from a forward pass and its targets (the last one, that of <eos>, is not
+        read).
+        """
+        tally, denominator = Tally(), self.denominator(micro)
+        objective = partial(
+            self.objective, targets=targets, weight=weight, denominator=denominator, tally=tally
+        )
+        form = self.options.form
+        reads_nodes = form != "predictor"
+        loss = self.model.lattice_loss(
+            output,
+            objective if reads_nodes else partial(self.plain, denominator=denominator, tally=tally),
+            tuple(self.head.parameters()) if reads_nodes else (),
+        )
+        if not reads_nodes:
+            loss = loss + self.predictor_loss(output, targets, weight / denominator, tally)
+        sums = tally.sums
+        figures: Figures = {"lm_weight": (weight, 1.0), "lm_distance": (sums["distance"], sums["labels"])}
+        if self.options.distance != "cosine":
+            figures["lm_r2"] = (sums["explained"], sums["total"])
+        return self.result(loss, output, tally, micro, **figures)
+
+    def objective(
+        self, nodes: JointNodes, targets: TargetBatch, weight: float, denominator: float, tally: Tally
+    ) -> torch.Tensor:
+        """Loss of some utterances, see the module's head."""
+        size = nodes.targets.size(1)
+        values = targets.values[nodes.rows, :size]  # (G, U, E)
+        there = targets.there[nodes.rows, :size] & (
+            torch.arange(size, device=values.device) < nodes.labels[:, None]
+        )
+        with full_precision(values.device):
+            if self.options.form == "exact":
+                return self._exact(nodes, values, there, weight, denominator, tally)
+            # First, while torchaudio's gradient does not stand beside the scores yet.
+            weights = emission_weights(nodes, self.options.form, self.options.floor) * there[:, None]
+            plain = self.plain(nodes, denominator, tally)
+            chosen = weights.nonzero(as_tuple=True)  # (N,) each of utterance, frame, label
+            prediction = self.head(nodes.hidden[chosen].to(values.dtype))  # (N, E)
+            target = values[chosen[0], chosen[2]]
+            posterior = weights[chosen]
+            total = (posterior * distance(prediction, target, self.options.distance)).sum()
+            self._note(tally, total, prediction, target, posterior)
+            # λ multiplies what the transducer's own weight multiplies: both are terms of one loss.
+            return plain + self.model.transducer_weight * weight * (total / denominator)
+
+    def _exact(self, nodes, values, there, weight: float, denominator: float, tally: Tally) -> torch.Tensor:
+        blank, label = nodes.arcs()
+        prediction = self.head(nodes.hidden[:, :, :-1].to(values.dtype))  # (G, T, U, E)
+        target = values[:, None].expand_as(prediction)
+        each = distance(prediction, target, self.options.distance).to(label.dtype)
+        each = each.masked_fill(~there[:, None], 0.0)
+        found = lattice(blank, label - weight * each, nodes.frames, nodes.labels)
+        total = found.loss.sum()
+        with torch.no_grad():  # the joint lattice's loss is not the control's: log that too
+            tally.add("transducer", lattice(blank, label, nodes.frames, nodes.labels).loss.sum())
+            posterior = found.label * there[:, None]
+            self._note(tally, (posterior * each).sum(), prediction, target, posterior)
+        return self.model.transducer_weight * total / denominator
+
+    def predictor_loss(
+        self, output: TransducerOutput, targets: TargetBatch, factor: float, tally: Tally
+    ) -> torch.Tensor:
+        """λ Σ_u d(g(p_u), e_{u+1}) / denominator, with p_u the prediction network's output behind u
+        labels.
+        """
+        with full_precision(targets.values.device):
+            there = targets.there[:, :-1] & (
+                torch.arange(targets.there.size(1) - 1, device=targets.there.device)
+                < output.target_lens[:, None]
+            )
+            prediction = self.head(output.predictor_out[:, :-1].float()[there])
+            target = targets.values[:, :-1][there]
+            total = distance(prediction, target, self.options.distance).sum()
+            self._note(tally, total, prediction, target, torch.ones(len(target), device=target.device))
+        return self.model.transducer_weight * factor * total
+
+    def _note(self, tally: Tally, total, prediction, target, posterior) -> None:
+        """Sums for the figures; R² counts every prediction by its posterior."""
+        with torch.no_grad():
+            tally.add("distance", total)
+            tally.add("labels", posterior.sum())
+            squares = (posterior * target.pow(2).sum(-1)).sum()
+            tally.add("total", squares)
+            tally.add("explained", squares - (posterior * (prediction - target).pow(2).sum(-1)).sum())
+
+    def validate(self, micro: MicroBatch) -> Figures:
+        return {n: f for n, f in self.transfer_part(micro, 0.0).figures.items() if n != "lm_weight"}

@@ -1,0 +1,230 @@
+"""Small language models, a teacher whose embeddings say what they stand for, and small recognisers."""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_ext.lm_transfer.alignment import SpanTokenizer
+from espnet_ext.lm_transfer.dump import Dump, tokenizer_identity
+from espnet_ext.lm_transfer.store import TargetStore
+from espnet_ext.lm_transfer.teachers import SubWords
+
+TOKENS = ["<blank>", "<unk>", "<space>", *"abcde", "<sos/eos>"]
+
+
+class FakeTeacher:
+    """Embedding of the sub-word at place u with number y: (u, y, how many there are); the separator's y is
+    -1.
+    """
+
+    size = 3
+
+    def __init__(self, tokenizer: SpanTokenizer, name: str = "fake"):
+        self.tokenizer, self.identity, self.reads = tokenizer, {"kind": name}, []
+
+    def split(self, text: str) -> SubWords:
+        return SubWords(self.tokenizer.encode(text), None)
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        self.reads += [list(ids) for ids in sequences]
+        return [
+            np.array([[u, y, len(ids)] for u, y in enumerate([*ids, -1])], dtype=np.float32)
+            for ids in sequences
+        ]
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> SpanTokenizer:
+    """Characters a to e and the space."""
+    (tmp_path / "tokens.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+    return SpanTokenizer(tmp_path / "tokens.txt", "char")
+
+
+@pytest.fixture
+def write_text(tmp_path):
+    """Function: (name, {utterance: transcript}) → path of a `text` file."""
+
+    def write(name: str, rows: dict[str, str]):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{u} {text}\n" for u, text in sorted(rows.items())))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_store(tmp_path, tokenizer):
+    """Function: (text files, teacher) → complete store."""
+
+    def make(texts, teacher, others=(), folder="targets") -> TargetStore:
+        identity = tokenizer_identity(tokenizer.tokens, "char", None)
+        Dump(texts, list(others), tokenizer, identity, teacher, tmp_path / folder).run()
+        return TargetStore(tmp_path / folder)
+
+    return make
+
+
+@pytest.fixture
+def bert_folder(tmp_path):
+    """A BERT of HuggingFace's with random weights, its WordPiece tokenizer in lower case, a window of 16."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcde'42", *(f"##{c}" for c in "abcde'42")]
+    pieces += ["bad", "##ed", "cab", "学"]
+    raw = Tokenizer(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    raw.decoder = decoders.WordPiece()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
+    folder = tmp_path / "bert"
+    BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def gpt_folder(tmp_path):
+    """A causal LM with a byte-level tokenizer, without any special token around a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate([*alphabet, "<|end|>"])}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>")
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=257, n_embd=8, n_layer=2, n_head=2, n_positions=32, bos_token_id=256, eos_token_id=256
+    )
+    folder = tmp_path / "gpt"
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+_FRONT = {
+    "token_list": TOKENS,
+    "init": None,
+    "input_size": None,
+    "frontend": "default",
+    "frontend_conf": {"n_fft": 256, "hop_length": 160, "n_mels": 20},
+    "specaug": None,
+    "specaug_conf": {},
+    "normalize": "utterance_mvn",
+    "normalize_conf": {},
+}
+
+
+@pytest.fixture
+def build_asr():
+    """Function: → a small joint recogniser with dropout, adopted."""
+
+    def build(**model_conf):
+        from espnet2.tasks.asr import ASRTask
+
+        from espnet_ext.asr.model import adopt
+
+        torch.manual_seed(1)
+        encoder = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "cgmlp_linear_units": 32}
+        encoder |= {"cgmlp_conv_kernel": 7, "linear_units": 32, "dropout_rate": 0.1}
+        options = _FRONT | {
+            "ctc_conf": {},
+            "joint_net_conf": {},
+            "preencoder": None,
+            "preencoder_conf": {},
+            "encoder": "e_branchformer",
+            "encoder_conf": encoder,
+            "postencoder": None,
+            "postencoder_conf": {},
+            "decoder": "transformer",
+            "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1, "dropout_rate": 0.1},
+            "model": "espnet",
+            "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1, **model_conf},
+        }
+        masks = {"freq_mask_width_range": [0, 5], "time_mask_width_ratio_range": [0, 0.1]}
+        return adopt(ASRTask.build_model(argparse.Namespace(**options)), specaug_conf=masks)
+
+    return build
+
+
+@pytest.fixture
+def build_transducer():
+    """Function: → a small transducer with dropout, adopted."""
+
+    def build(**model_conf):
+        from espnet2.tasks.asr_transducer import ASRTransducerTask
+
+        from espnet_ext.asr.transducer import adopt
+
+        torch.manual_seed(1)
+        block = {"block_type": "ebranchformer", "hidden_size": 16, "linear_size": 32, "heads": 2}
+        block |= {"conv_mod_kernel_size": 7, "depthwise_conv_kernel_size": 3, "dropout_rate": 0.1}
+        options = _FRONT | {
+            "encoder_conf": {"input_conf": {"conv_size": 8}, "body_conf": [block]},
+            "decoder": "rnn",
+            "decoder_conf": {"embed_size": 8, "hidden_size": 12, "dropout_rate": 0.1},
+            "joint_network_conf": {"joint_space_size": 10},
+            "model_conf": model_conf,
+        }
+        masks = {"freq_mask_width_range": [0, 5], "time_mask_width_ratio_range": [0, 0.1]}
+        return adopt(ASRTransducerTask.build_model(argparse.Namespace(**options)), specaug_conf=masks)
+
+    return build
+
+
+#: Transcripts of the utterances of `speech`, in their order.
+TRANSCRIPTS = {"utt0": "bad cab", "utt1": "ace", "utt2": "e", "utt3": "dad"}
+
+
+@pytest.fixture
+def speech(tokenizer):
+    """Four utterances of different lengths as a batch of the loop."""
+    from espnet_ext.train.data import Batch
+
+    draw = torch.Generator().manual_seed(2)
+    lengths = torch.tensor([12000, 9000, 4000, 7000])
+    audio = torch.randn(4, 12000, generator=draw)
+    tokens = [torch.tensor(tokenizer.encode(text)) for text in TRANSCRIPTS.values()]
+    tensors = {
+        "speech": audio,
+        "speech_lengths": lengths,
+        "text": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1),
+        "text_lengths": torch.tensor([len(each) for each in tokens]),
+    }
+    return Batch(list(TRANSCRIPTS), tensors)
+
+
+@pytest.fixture
+def transcripts(write_text):
+    """`text` file of the utterances of `speech`."""
+    return write_text("dump/text", TRANSCRIPTS)
+
+
+@pytest.fixture
+def fake_teacher(tokenizer):
+    return FakeTeacher(tokenizer)

@@ -1,0 +1,220 @@
+"""Real HuggingFace folders, the small masked LM and tables give one embedding to each of the recogniser's
+tokens.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_ext.errors import UserError
+from espnet_ext.lm_transfer.dump import token_embeddings
+from espnet_ext.lm_transfer.masked_lm import MaskedLM
+from espnet_ext.lm_transfer.teachers import combine_layers, load_teacher
+
+
+def embed(teacher, text):
+    """(sub-words with the separator, E) of one transcript."""
+    return teacher.embed([teacher.split(text).ids])[0]
+
+
+def _read(teacher):
+    """The LM's tensors that its file holds: the pooler is random, and never read."""
+    return {n: v for n, v in teacher.model.state_dict().items() if "pooler" not in n}
+
+
+def test_bert_equals_transformers_own_forward(bert_folder, tokenizer):
+    from transformers import AutoModel, AutoTokenizer
+
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    reads = AutoTokenizer.from_pretrained(bert_folder)("badded cab", return_tensors="pt")
+    with torch.no_grad():
+        states = (
+            AutoModel.from_pretrained(bert_folder).eval()(**reads, output_hidden_states=True).hidden_states
+        )
+    for layers, expected in (
+        ("last", states[-1]),
+        ("mean:2", (states[-1] + states[-2]) / 2),
+        ("sum", states[1] + states[2] + states[3]),
+    ):
+        teacher.layers = layers
+        np.testing.assert_allclose(embed(teacher, "BADDED CAB"), expected[0, 1:], atol=1e-6)
+
+
+def test_batches_change_nothing(bert_folder, tokenizer):
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    texts = ["BAD", "CABBED AD A", "", "E E E E"]
+    together = teacher.embed([teacher.split(text).ids for text in texts])
+    for text, found in zip(texts, together, strict=True):
+        np.testing.assert_allclose(found, embed(teacher, text), atol=1e-6)
+
+
+def test_lm_is_frozen_and_in_evaluation_mode(bert_folder, tokenizer):
+    """K3: no gradient, no dropout, and using it changes nothing in it."""
+    from espnet_ext.lm_transfer.teachers import weights_digest
+
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    before = weights_digest(_read(teacher))
+    assert not teacher.model.training and not any(p.requires_grad for p in teacher.model.parameters())
+    assert teacher.model.config.hidden_dropout_prob > 0
+    np.testing.assert_array_equal(embed(teacher, "BAD CAB"), embed(teacher, "BAD CAB"))
+    assert weights_digest(_read(teacher)) == before == teacher.identity["weights"]
+
+
+def test_subwords_and_tokens_meet(bert_folder, tokenizer):
+    """Upper-case transcript, lower-case LM: "BADED" is bad + ##ed there, five characters here."""
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    text = "baded cab"
+    subwords = teacher.split(text.upper())
+    assert subwords.spans == [(0, 3), (3, 5), (6, 9)]
+    states = embed(teacher, text.upper())
+    found = token_embeddings(text, tokenizer, subwords, states)
+    expected = states[[0, 0, 0, 1, 1, 2, 2, 2, 2, 3]]  # the space announces "cab"; <eos> is the separator
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("text", ["it's 42", "学a ☃", "ÀB'é"])
+def test_text_that_the_lm_does_not_know(bert_folder, tokenizer, text):
+    """Unknown characters have the embedding of the LM's unknown token: every character has one, and
+    nothing shifts.
+    """
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    subwords = teacher.split(text)
+    covered = {i for a, b in subwords.spans for i in range(a, b)}
+    assert covered == {i for i, character in enumerate(text) if not character.isspace()}
+    found = token_embeddings(text, tokenizer, subwords, embed(teacher, text))
+    assert found.shape == (len(text) + 1, 8) and not np.isnan(found).any()
+
+
+def test_longer_than_the_window(bert_folder, tokenizer):
+    """14 of 16 places are left for a text; what is longer is read in windows, and counted."""
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    assert teacher.window == 16
+    short, long = "a b c d e a b c d e a b c d", "a b c d e " * 6
+    ids = teacher.split(long).ids
+    assert len(ids) == 30 and len(teacher.split(short).ids) == 14
+    found = embed(teacher, long)
+    assert found.shape == (31, 8) and not np.isnan(found).any() and teacher.cut == 1
+    # The first and the last window are what the LM says about these pieces alone; so is the separator.
+    np.testing.assert_allclose(found[:7], teacher.embed([ids[:14]])[0][:7], atol=1e-6)
+    np.testing.assert_allclose(found[-4:], teacher.embed([ids[-14:]])[0][-4:], atol=1e-6)
+    embed(teacher, short)
+    assert teacher.cut == 1
+
+
+def test_causal_lm(gpt_folder, tokenizer):
+    """No special tokens of its own: the end of text is put behind; a state knows nothing of what follows."""
+    teacher = load_teacher(str(gpt_folder), tokenizer, case="keep")
+    assert (teacher.prefix, teacher.suffix) == ([], [256])
+    one, other = embed(teacher, "bad cab"), embed(teacher, "bad cad")
+    np.testing.assert_allclose(one[:6], other[:6], atol=1e-6)
+    assert np.abs(one[6:] - other[6:]).max() > 1e-3
+    subwords = teacher.split("学")  # three bytes of one character
+    assert subwords.spans == [(0, 1)] * 3
+    states = embed(teacher, "学")
+    found = token_embeddings("学", tokenizer, subwords, states)
+    np.testing.assert_allclose(found[0], states[:3].mean(0), atol=1e-6)
+
+
+def test_identity_tells_teachers_apart(bert_folder, gpt_folder, tokenizer):
+    identities = [
+        load_teacher(str(folder), tokenizer, layers, case).identity
+        for folder, layers, case in (
+            (bert_folder, "last", "lower"),
+            (bert_folder, "sum", "lower"),
+            (bert_folder, "last", "keep"),
+            (gpt_folder, "last", "lower"),
+        )
+    ]
+    assert len({json.dumps(each) for each in identities}) == 4
+    assert load_teacher(str(bert_folder), tokenizer).identity == identities[0]
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            "no weights in this folder .expected model.safetensors",
+        ),
+        (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "no tokenizer in this folder"),
+        (lambda f: (f / "config.json").unlink(), "no configuration in this folder"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "transformers cannot load it"),
+    ],
+)
+def test_folders_that_lack_something(bert_folder, tokenizer, spoil, message):
+    spoil(bert_folder)
+    with pytest.raises(UserError, match=message):
+        load_teacher(str(bert_folder), tokenizer)
+
+
+def test_weights_of_another_model(bert_folder, tokenizer):
+    """transformers fills what is missing with random numbers and goes on; here that is an error."""
+    from safetensors.torch import load_file, save_file
+
+    path = bert_folder / "model.safetensors"
+    state = {name: value for name, value in load_file(path).items() if "layer.1." not in name}
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(UserError, match="lacks 16 of the model's tensors"):
+        load_teacher(str(bert_folder), tokenizer)
+
+
+@pytest.mark.parametrize("layers", ["first", "mean:0", "mean:", "mean:4", "sum:2"])
+def test_layers_that_there_are_not(bert_folder, tokenizer, layers):
+    with pytest.raises(UserError, match=f"--layers {layers}"):
+        load_teacher(str(bert_folder), tokenizer, layers)
+
+
+def test_combine_layers():
+    states = [torch.full((2, 3), float(value)) for value in (1, 2, 6)]
+    assert combine_layers(states, "last").eq(6).all()
+    assert combine_layers(states, "mean:2").eq(4).all()
+    assert combine_layers(states, "sum").eq(9).all()
+
+
+def test_masked_lm_ignores_padding_and_reads_both_ways():
+    torch.manual_seed(0)
+    model = MaskedLM(9, 16, 2, 2).eval()
+    ids = torch.tensor([[8, 3, 4, 5, 8], [8, 6, 8, 1, 2]])
+    with torch.no_grad():
+        together = model.states(ids, torch.tensor([5, 3]))[-1]
+        alone = model.states(ids[1:, :3], torch.tensor([3]))[-1]
+        changed = model.states(torch.tensor([[8, 3, 4, 7, 8]]), torch.tensor([5]))[-1]
+    torch.testing.assert_close(together[1, :3], alone[0], rtol=1e-5, atol=1e-6)
+    assert (changed[0, 1] - together[0, 1]).abs().max() > 1e-4  # the token in front of the changed one
+
+
+def test_table_by_word(tmp_path, tokenizer):
+    (tmp_path / "words.txt").write_text("3 2\nbad 1 2\nCab 3 4\n</s> 5 6\n")
+    teacher = load_teacher(str(tmp_path / "words.txt"), tokenizer)
+    text = "BAD ace bad"
+    found = token_embeddings(text, tokenizer, teacher.split(text), embed(teacher, text))
+    expected = np.full((12, 2), np.nan)
+    expected[[0, 1, 2, 7, 8, 9, 10]] = [1, 2]  # "ace" is not in the table, nor is the space before it
+    expected[11] = [5, 6]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_table_by_token(tmp_path, tokenizer):
+    rows = "".join(f"{token} {number}\n" for number, token in enumerate(tokenizer.tokens[2:]))
+    (tmp_path / "tokens.vec").write_text(rows)
+    teacher = load_teacher(str(tmp_path / "tokens.vec"), tokenizer)
+    text = "a b"
+    found = token_embeddings(text, tokenizer, teacher.split(text), embed(teacher, text))
+    np.testing.assert_array_equal(found, [[1], [0], [2], [6]])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a 1 2\nb 1\n", ":2: expected a word and 2 numbers"),
+        ("a x\n", ":1: expected a word and numbers"),
+        ("a 1 nan\n", ":1: expected a word and numbers"),
+        ("", "holds no vectors"),
+    ],
+)
+def test_broken_table(tmp_path, tokenizer, content, message):
+    (tmp_path / "table").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_teacher(str(tmp_path / "table"), tokenizer)
