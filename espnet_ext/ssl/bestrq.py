@@ -20,7 +20,6 @@ from espnet_ext.ssl.objective import Between, Predictions, SSLObjective, nothing
 from espnet_ext.ssl.quantiser import RandomQuantiser, standardise
 from espnet_ext.train.keys import generator, key
 from espnet_ext.train.method import Totals
-from espnet_ext.train.world import World
 
 
 class BestRQ(SSLObjective):
@@ -62,7 +61,7 @@ class BestRQ(SSLObjective):
         least_use: float = 0.02,
         least_spread: float = 0.01,
     ):
-        super().__init__(model)
+        super().__init__(model, size)
         for name, value, good, expected in (
             ("mask_rate", mask_rate, 0 < mask_rate <= LARGEST_RATE, f"in (0, {LARGEST_RATE}]"),
             ("mask_span", mask_span, mask_span >= 1, "at least 1"),
@@ -135,8 +134,8 @@ class BestRQ(SSLObjective):
         inside = first[:, None] + torch.arange(self.stack, device=frames.device)  # (M, S)
         return self.quantiser(features[rows[:, None], inside].flatten(1))
 
-    def alarms(self, world: World | None = None) -> list[str]:
-        use, spread = self.watch.read(world)
+    def alarms(self) -> list[str]:
+        use, spread = self.watch.read()
         found = []
         if use is not None and use < self.least_use:
             found.append(

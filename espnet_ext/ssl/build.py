@@ -23,7 +23,7 @@ def build_objective(
 
     Args:
         name: `bestrq` or `infonce`.
-        options: keyword arguments of its class, which describes them.
+        options: keyword arguments of its class, which describes them, and its alarm_steps and alarm.
         model: the recogniser.
         input_size: size of stored features where the model has no front end.
         seed: the training's.
@@ -33,9 +33,17 @@ def build_objective(
     """
     if name not in OBJECTIVES:
         raise UserError(f"--ssl {name}: expected one of {', '.join(OBJECTIVES)}")
+    alarms = {key: options[key] for key in ("alarm_steps", "alarm") if key in options}
+    options = {key: value for key, value in options.items() if key not in alarms}
+    if alarms.get("alarm", "warn") not in ("warn", "stop"):
+        raise UserError(f"ssl_conf alarm: {alarms['alarm']}: expected warn or stop")
+    if alarms.get("alarm_steps", 1) < 1:
+        raise UserError(f"ssl_conf alarm_steps: {alarms['alarm_steps']}: expected at least 1")
     known = [p for p in inspect.signature(OBJECTIVES[name]).parameters if p not in _OURS]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"ssl_conf: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
     objective = OBJECTIVES[name](model, feature_size(model, input_size), seed=seed, **options)
+    for key, value in alarms.items():
+        setattr(objective, key, value)
     return objective.to(next(model.parameters()).device)

@@ -21,7 +21,6 @@ from espnet_ext.ssl.health import Watch
 from espnet_ext.ssl.objective import Between, Predictions, SSLObjective, nothing_between
 from espnet_ext.train.keys import generator, key
 from espnet_ext.train.method import Totals
-from espnet_ext.train.world import World
 
 
 class CPC(SSLObjective):
@@ -32,7 +31,7 @@ class CPC(SSLObjective):
 
     Args:
         model: the recogniser whose encoder is trained.
-        size: F; not needed.
+        size: F.
         seed: key of the linear layer's initial values.
         context: encoder frames before a cut, at most.
         least_context: encoder frames before a cut, at least.
@@ -56,7 +55,7 @@ class CPC(SSLObjective):
     def __init__(
         self,
         model: torch.nn.Module,
-        size: int = 0,
+        size: int,
         seed: int = 0,
         context: int = 50,
         least_context: int = 5,
@@ -68,7 +67,7 @@ class CPC(SSLObjective):
         target_gradient: str = "none",
         least_spread: float = 0.01,
     ):
-        super().__init__(model)
+        super().__init__(model, size)
         reads = self.grid.features(future)
         for name, value, good, expected in (
             ("least_context", least_context, least_context >= 1, "at least 1"),
@@ -177,8 +176,8 @@ class CPC(SSLObjective):
             allowed &= utterance[:, None] == utterance
         return allowed
 
-    def alarms(self, world: World | None = None) -> list[str]:
-        _, spread = self.watch.read(world)
+    def alarms(self) -> list[str]:
+        _, spread = self.watch.read()
         if spread is None or spread >= self.least_spread:
             return []
         return [

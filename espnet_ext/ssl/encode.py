@@ -8,14 +8,17 @@ Legend: B batch, N samples, T feature frames, T' encoder frames, F features, D e
 
 import torch
 
+from espnet_ext.train.precision import full_precision
+
 
 def features_of(
     model: torch.nn.Module, speech: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Front end and normalisation: (B, N) samples and lengths (B,) → features (B, T, F) and lengths (B,)."""
-    features, lengths = model._extract_feats(speech, lengths)
-    if model.normalize is not None:
-        features, lengths = model.normalize(features, lengths)
+    with full_precision(speech.device):
+        features, lengths = model._extract_feats(speech, lengths)
+        if model.normalize is not None:
+            features, lengths = model.normalize(features, lengths)
     return features, lengths
 
 

@@ -55,7 +55,8 @@ def grid_of(encoder: torch.nn.Module) -> Grid:
         raise UserError(
             f"encoder {type(encoder).__name__} with input layer {type(embed).__name__}: a self-supervised "
             "loss cannot mask it, since it is not known which feature frames an encoder frame reads; use "
-            "e_branchformer or transformer with input_layer conv2d, conv2d1, conv2d2, conv2d6 or conv2d8"
+            "e_branchformer or transformer with input_layer conv2d, conv2d1, conv2d2, conv2d6 or conv2d8, or "
+            "a transducer's encoder with vgg_like: false"
         )
     factor = window = 1
     for layer in convolved:

@@ -9,48 +9,52 @@ from espnet_ext.train.world import World
 
 
 class Watch(torch.nn.Module):
-    """Collects moments of feature vectors and counts of codes until somebody asks.
+    """Collects moments of feature vectors and counts of codes until somebody reads them.
 
-    What is collected are buffers, so that checkpoints hold them. With several processes each collects its
-    own, and `read` adds them up.
+    What was gathered is the same in all processes and stands in buffers, so that checkpoints hold it. What
+    this process saw since then waits beside them for the end of the step.
     """
 
     def __init__(self, codes: int = 0, size: int = 1):
         """Watch ``codes`` different codes (0: none) and feature vectors of ``size`` numbers."""
         super().__init__()
-        self.register_buffer("code_counts", torch.zeros(codes))
-        self.register_buffer("direction_sum", torch.zeros(size))
-        self.register_buffer("vectors", torch.zeros(()))
+        for name, shape in (("codes", (codes,)), ("directions", (size,)), ("vectors", (1,))):
+            self.register_buffer(name, torch.zeros(shape))
+            self.register_buffer(f"new_{name}", torch.zeros(shape), persistent=False)
 
     @torch.no_grad()
     def see_codes(self, codes: torch.Tensor) -> None:
         """Count codes, any shape of whole numbers below V."""
-        self.code_counts += torch.bincount(codes.flatten(), minlength=self.code_counts.numel())
+        self.new_codes += torch.bincount(codes.flatten(), minlength=self.new_codes.numel())
 
     @torch.no_grad()
     def see_vectors(self, vectors: torch.Tensor) -> None:
         """Take the directions of feature vectors (M, D) into account."""
-        directions = torch.nn.functional.normalize(vectors.detach().float(), dim=-1)
-        self.direction_sum += directions.sum(0)
-        self.vectors += len(directions)
+        self.new_directions += torch.nn.functional.normalize(vectors.detach().float(), dim=-1).sum(0)
+        self.new_vectors += len(vectors)
 
     @torch.no_grad()
-    def read(self, world: World | None = None) -> tuple[float | None, float | None]:
-        """(use of codes, spread of vectors) of all processes since the last call; None where nothing was
-        seen.
+    def gather(self, world: World) -> None:
+        """Add up what all processes saw in a step; all must call it."""
+        names = ("codes", "directions", "vectors")
+        seen = world.sum(torch.cat([getattr(self, f"new_{name}") for name in names]))
+        for name, part in zip(names, seen.split([getattr(self, n).numel() for n in names]), strict=True):
+            getattr(self, name).add_(part)
+            getattr(self, f"new_{name}").zero_()
+
+    @torch.no_grad()
+    def read(self) -> tuple[float | None, float | None]:
+        """(use of codes, spread of vectors) of what was gathered since the last call; None where nothing was.
 
         The use of codes is the perplexity of their distribution as a part of their number: 1 when all are
         equally frequent, 1 / V when one alone occurs. The spread is 1 - |mean direction|²: 0 when all vectors
         point the same way.
         """
-        for buffer in self.buffers():
-            if world is not None:
-                world.sum(buffer)
         use = spread = None
-        if self.code_counts.numel() and float(self.code_counts.sum()):
-            use = perplexity(self.code_counts) / self.code_counts.numel()
+        if self.codes.numel() and float(self.codes.sum()):
+            use = perplexity(self.codes) / self.codes.numel()
         if float(self.vectors):
-            spread = 1.0 - float((self.direction_sum / self.vectors).square().sum())
+            spread = 1.0 - float((self.directions / self.vectors).square().sum())
         for buffer in self.buffers():
             buffer.zero_()
         return use, spread

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from espnet_ext.errors import UserError
+from espnet_ext.ssl.encode import encode
 from espnet_ext.ssl.grid import grid_of
 from espnet_ext.ssl.health import Watch
 from espnet_ext.train.keys import key
@@ -39,6 +41,7 @@ class SSLObjective(torch.nn.Module):
 
     Args:
         model: a recogniser with `_extract_feats`, `normalize` and `encoder`.
+        size: F, features a frame.
 
     Raises:
         UserError: an encoder that the loss cannot mask.
@@ -47,11 +50,32 @@ class SSLObjective(torch.nn.Module):
     #: Name for logs: the mean loss of a prediction is `loss_<name>`, the part predicted right is
     #: `acc_<name>`.
     name = "ssl"
+    #: How often a training looks for collapsed features and codes, and what it does then: `warn` or `stop`.
+    alarm_steps = 200
+    alarm = "warn"
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, size: int):
         super().__init__()
         self.grid = grid_of(model.encoder)
         self.watch = Watch()
+        self._check_frames(model, size)
+
+    def _check_frames(self, model: torch.nn.Module, size: int) -> None:
+        """Encode some silence: later layers must keep the number of frames of the input layer."""
+        first = next(model.encoder.parameters())
+        frames = self.grid.features(6)
+        silence = torch.zeros(1, frames, size, device=first.device, dtype=first.dtype)
+        mode = model.encoder.training
+        model.encoder.eval()
+        with torch.no_grad():
+            encoded = encode(model, silence, torch.tensor([frames], device=first.device))
+        model.encoder.train(mode)
+        if encoded.size(1) != 6:
+            raise UserError(
+                f"encoder {type(model.encoder).__name__}: makes {encoded.size(1)} frames of what its input "
+                "layer makes 6 of: a self-supervised loss cannot mask it; use an encoder that subsamples in "
+                "its input layer alone"
+            )
 
     def predict(
         self,
@@ -91,9 +115,25 @@ class SSLObjective(torch.nn.Module):
         """Figures of a validation batch, with masks that are the same in every epoch."""
         return self._figures(self.predict(model, *self._speech(micro), self._keys(micro)))
 
-    def alarms(self, world: World | None = None) -> list[str]:
-        """What looks collapsed in what all processes saw since the last call, in words. All must call it."""
+    def alarms(self) -> list[str]:
+        """What looks collapsed in what the watch gathered since the last call, in words."""
         raise NotImplementedError
+
+    def check_health(self, world: World, step: int) -> None:
+        """After a step of training: look every `alarm_steps` steps. All processes must call it.
+
+        Raises:
+            UserError: something has collapsed and `alarm` is `stop`.
+        """
+        self.watch.gather(world)
+        if (step + 1) % self.alarm_steps:
+            return
+        for alarm in self.alarms():
+            message = f"step {step + 1}: {self.name} looks collapsed: {alarm}"
+            if self.alarm == "stop":
+                raise UserError(message)
+            if world.first:
+                print(f"warning: {message}", flush=True)
 
     @staticmethod
     def _speech(micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

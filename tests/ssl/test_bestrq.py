@@ -13,8 +13,14 @@ from espnet_ext.ssl.encode import features_of
 from espnet_ext.ssl.masks import draw_spans
 from espnet_ext.train.keys import generator
 from espnet_ext.train.method import Totals
+from espnet_ext.train.world import World
 
 KEYS = [11, 22, 33]
+
+
+def alarms(objective):
+    objective.watch.gather(World())
+    return objective.alarms()
 
 
 @pytest.fixture
@@ -155,20 +161,32 @@ def test_validation_masks_are_the_utterances_own(model, objective, speech):
 
 
 def test_alarms(model, objective, speech):
-    assert objective.alarms() == []
+    assert alarms(objective) == []
     objective.predict(model, *speech, KEYS)
-    assert objective.alarms() == []  # random features are diverse
+    assert alarms(objective) == []  # random features are diverse
     with torch.no_grad():
         model.encoder.after_norm.weight.zero_()
         model.encoder.after_norm.bias.fill_(1.0)  # every output is the same vector
     objective.quantiser.codebook.copy_(objective.quantiser.codebook[:, :1])  # one code wins everywhere
     objective.least_use = 0.04
     objective.predict(model, *speech, KEYS)
-    codes, vectors = objective.alarms()
+    codes, vectors = alarms(objective)
     assert "of the codes" in codes and "normalise: utterance" in codes
     assert "point the same way" in vectors
     objective.eval().predict(model, *speech, KEYS)
-    assert objective.alarms() == []  # validation is not watched
+    assert alarms(objective) == []  # validation is not watched
+
+
+def test_the_alarm_warns_or_stops(model, monkeypatch, capsys):
+    warning = build_objective("bestrq", {"alarm_steps": 10}, model, None, 0)
+    stopping = build_objective("bestrq", {"alarm_steps": 10, "alarm": "stop"}, model, None, 0)
+    for objective in (warning, stopping):
+        monkeypatch.setattr(objective, "alarms", lambda: ["all codes are one"])
+        objective.check_health(World(), step=8)  # not yet
+    warning.check_health(World(), step=9)
+    assert capsys.readouterr().out == "warning: step 10: bestrq looks collapsed: all codes are one\n"
+    with pytest.raises(UserError, match="step 10: bestrq looks collapsed: all codes are one"):
+        stopping.check_health(World(), step=9)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +197,8 @@ def test_alarms(model, objective, speech):
         ({"stack": 8}, "stack: 8: expected from 1 to 7"),
         ({"normalise": "batch"}, "normalise: batch: expected utterance or model"),
         ({"codes": 1}, "codes: 1"),
+        ({"alarm": "no"}, "alarm: no: expected warn or stop"),
+        ({"alarm_steps": 0}, "alarm_steps: 0: expected at least 1"),
         ({"mask_prob": 0.1}, "bestrq has no option mask_prob; it has mask_rate, mask_span"),
     ],
 )

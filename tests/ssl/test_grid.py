@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from espnet_ext.errors import UserError
+from espnet_ext.ssl.build import build_objective
 from espnet_ext.ssl.grid import Grid, grid_of
 from espnet_ext.train.method import Totals
 
@@ -51,3 +52,11 @@ def test_an_encoder_that_cannot_be_masked_is_refused(build_model):
     model.encoder.embed.conv = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, 2, padding=1))
     with pytest.raises(UserError, match="cannot mask it.*use"):
         grid_of(model.encoder)
+
+
+def test_an_encoder_that_subsamples_later_is_refused(build_model):
+    model = build_model()
+    real = model.encoder.forward
+    model.encoder.forward = lambda x, n: (real(x, n)[0][:, ::2], n, None)
+    with pytest.raises(UserError, match="makes 3 frames of what its input layer makes 6 of"):
+        build_objective("bestrq", {}, model, None, 0)

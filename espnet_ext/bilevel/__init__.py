@@ -1,0 +1,1 @@
+"""BL-JUST: one encoder under a supervised and a self-supervised loss, penalty-based bilevel descent."""
