@@ -43,6 +43,7 @@ _LATE = {
     "espnet2.text.hugging_face_tokenizer": "transformers",
     "espnet2.text.qwen2audio_tokenizer": "transformers",
     "espnet2.train.preprocessor": "scipy",
+    "librosa.filters": "scipy",
 }
 
 # (beginning of the message, category, module whose line is at fault); both texts are regular expressions.
@@ -67,6 +68,8 @@ class _Finder(MetaPathFinder):
     """Finds modules as Python does, and lets a function of `_HOOKS` execute those that are named there."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if _PENDING and name.rpartition(".")[0] in _PENDING:
+            _PENDING[name.rpartition(".")[0]]()  # a submodule needs its package
         hook = _HOOKS.get(name)
         if hook is None:
             return None
@@ -189,6 +192,41 @@ def _exec_late(module: ModuleType, run: Run) -> None:
     _exec_with_builtins(module, run, __import__=import_)
 
 
+# --- torch's compiler ---------------------------------------------------------------------------------------
+
+_COMPILER = "torch._dynamo"
+
+
+def _exec_compiler(module: ModuleType, run: Run) -> None:
+    """Leave torch's compiler unloaded until something compiles; every optimiser imports it, for 0.8 s.
+
+    What optimisers want of it is `disable` (run this uncompiled) and `graph_break`: without a compiler,
+    nothing to do. Any other name, and any submodule (see `_Finder`), loads the compiler.
+    """
+
+    def load(name: str | None = None) -> Any:
+        if name is not None and name.startswith("__"):
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        if _PENDING.pop(_COMPILER, None) is not None:
+            for each in ("__getattr__", "disable", "graph_break"):
+                delattr(module, each)
+            run(module)
+        return getattr(module, name) if name is not None else None
+
+    def disable(fn: Any = None, *arguments: Any, **options: Any) -> Any:
+        if fn is not None and sys._getframe(1).f_globals.get("__name__") == "torch._compile":
+            return fn  # a decorated function of torch's own that runs for the first time
+        load()
+        return module.disable(fn, *arguments, **options)
+
+    _PENDING[_COMPILER] = load
+    module.disable, module.graph_break, module.__getattr__ = disable, lambda *_, **__: None, load
+
+
+#: Packages whose code waits → what executes it.
+_PENDING: dict[str, Callable[[], Any]] = {}
+
+
 # --- ESPnet's attention layer -------------------------------------------------------------------------------
 
 
@@ -211,6 +249,7 @@ def _exec_with_builtins(module: ModuleType, run: Run, **changed: Any) -> None:
 _HOOKS: dict[str, Callable[[ModuleType, Run], None]] = {
     "typeguard": _exec_typeguard,
     "g2p_en": _exec_g2p_en,
+    _COMPILER: _exec_compiler,
     "espnet.nets.pytorch_backend.transformer.attention": _exec_attention,
     **dict.fromkeys(_LATE, _exec_late),
 }

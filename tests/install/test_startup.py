@@ -53,6 +53,38 @@ def test_espnet_is_noisy_by_itself():
     assert "Flash Attention" in done.stdout
 
 
+TRAIN_A_STEP = """
+import sys, torch
+weight = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.AdamW([weight])
+weight.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo.eval_frame" in sys.modules)
+"""
+
+
+def test_optimisers_do_not_load_the_compiler():
+    assert output_of("import espnet_ext" + TRAIN_A_STEP) == "False\n"
+    assert output_of(TRAIN_A_STEP) == "True\n"  # or else the hook is no longer needed
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item())",
+        "import torch._dynamo.config; print(2.0 if torch._dynamo.config.cache_size_limit else 0)",
+        "print(torch._dynamo.disable(lambda: 2.0)())",
+        "torch._dynamo.reset(); print(2.0)",
+    ],
+)
+def test_the_compiler_is_there_for_whoever_compiles(use):
+    """Before and after optimisers have run without it."""
+    assert output_of("import espnet_ext, torch, torch._dynamo\n" + use) == "2.0\n"
+    assert output_of("import espnet_ext" + TRAIN_A_STEP + use) == "False\n2.0\n"
+
+
 def test_other_output_of_a_hooked_module_is_kept():
     """A flash_attn that is there but broken is reported, as ESPnet does."""
     code = """
