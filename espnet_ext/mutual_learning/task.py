@@ -1,0 +1,159 @@
+"""The task behind `--method mutual_learning`: several recognisers from one command line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
+from espnet2.utils.nested_dict_action import NestedDictAction
+
+from espnet_ext.asr.model import ASRModel
+from espnet_ext.asr.task import ASRTask, dump_config
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_write_text
+from espnet_ext.mutual_learning.best import present_best
+from espnet_ext.mutual_learning.method import MutualMethod, Peer
+from espnet_ext.mutual_learning.options import MutualOptions, PeerOptions, parse_conf, parse_peers
+from espnet_ext.mutual_learning.sampled import SampledMethod
+from espnet_ext.train.keys import seed_torch
+from espnet_ext.train.method import Method
+from espnet_ext.train.signals import StopRequest
+from espnet_ext.train.streams import Stream
+from espnet_ext.train.world import World
+
+
+class MutualLearningTask(ASRTask):
+    """ASRTask with several recognisers. With one peer it is the supervised control, with scheduled sampling.
+
+    The experiment's folder has a folder for each trained peer with all that an experiment of its own would
+    have: `config.yaml`, its best epochs, `nbest.json`, `train_summary.json`. At the end the best peer on the
+    validation data also stands in the experiment's folder itself.
+    """
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser):
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group("mutual learning")
+        group.add_argument(
+            "--peers",
+            type=yaml.safe_load,
+            default=2,
+            help="number of peers, or a YAML list with what each has otherwise than the others",
+        )
+        group.add_argument(
+            "--mutual_learning_conf",
+            action=NestedDictAction,
+            default={},
+            help="weight, temperature, masks, scheduled sampling; see conf/finetune_mutual_learning.yaml",
+        )
+
+    @classmethod
+    def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
+        """Check everything that can be checked from the options, then train."""
+        parse_conf(args.mutual_learning_conf)
+        parse_peers(args)
+        return super().train(args, stop)
+
+    @classmethod
+    def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
+        options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args)
+        updates = args.max_epoch * streams["labelled"].steps(1)
+        device = next(model.parameters()).device
+        built = [Peer(each.name, cls._model(each, args, model, device), each.seed, None) for each in peers]
+        check_models([peer.model for peer in built], options, args.input_size)
+        for peer, each in zip(built, peers, strict=True):
+            if not each.frozen:
+                peer.updater = cls.make_updater(each.args, peer.model.parameters(), updates)
+        if len(built) == 1:
+            print("mutual_learning with one peer is plain training: nobody to learn from", flush=True)
+            return SampledMethod(built[0].model, built[0].updater, args.loss_norm, options.sampling)
+        if streams["labelled"].world.first:
+            for each in peers:
+                if not each.frozen:
+                    _write_config(each, Path(args.output_dir) / each.name)
+        criteria = tuple(tuple(each) for each in args.best_model_criterion)
+        return MutualMethod(built, options, criteria, args.seed, args.loss_norm)
+
+    @classmethod
+    def _model(
+        cls, each: PeerOptions, args: argparse.Namespace, model: ASRModel, device: torch.device
+    ) -> ASRModel:
+        """Build a peer as a training of its own would; ``model`` is that of the options without `--peers`."""
+        if each.name == "peer1" and vars(each.args) == vars(args):
+            return model
+        print(f"{each.name}{' (frozen)' if each.frozen else ''}, seed {each.seed}:", flush=True)
+        seed_torch(each.seed, "initial parameters")
+        own = cls.build_model(each.args).to(device)
+        cls._initialise(each.args, own)
+        return own
+
+    @classmethod
+    def _train(cls, args: argparse.Namespace, everybody: World, stop: StopRequest | None) -> int:
+        status = super()._train(args, everybody, stop)
+        peers = parse_peers(args)
+        if status == 0 and everybody.first and len(peers) > 1:
+            trained = [peer.name for peer in peers if not peer.frozen]
+            best = present_best(Path(args.output_dir), trained, tuple(args.best_model_criterion[0]))
+            print(f"best peer on the validation data: {best}", flush=True)
+        return status
+
+
+def check_models(models: list[ASRModel], options: MutualOptions, input_size: int | None = None) -> None:
+    """Refuse models that cannot learn from each other.
+
+    Args:
+        models: of the peers, in their order.
+        options: what they are to do.
+        input_size: stored features a frame; None where they read audio.
+
+    Raises:
+        UserError: other numbers of tokens; a branch that not all have; a decoder without two passes; CTC
+            frames that stand for other times.
+    """
+    for number, model in enumerate(models, 1):
+        if model.vocab_size != models[0].vocab_size:
+            raise UserError(
+                f"peer{number} has {model.vocab_size} tokens, peer1 {models[0].vocab_size}; they share them"
+            )
+        if len(models) > 1 and (model.decoder is None or model.ctc_weight == 1.0) and not options.ctc:
+            raise UserError(
+                f"peer{number} has no attention branch, on which peers meet; lower ctc_weight, or let CTC "
+                "take part (mutual_learning_conf: ctc: true)"
+            )
+        if options.ctc and model.ctc is None:
+            raise UserError(
+                f"mutual_learning_conf: ctc: true, and peer{number} has none (its ctc_weight is 0)"
+            )
+        if options.sampling is not None and not isinstance(model.decoder, BaseTransformerDecoder):
+            raise UserError(
+                f"mutual_learning_conf: sampling needs a Transformer decoder, and peer{number} has "
+                f"{type(model.decoder).__name__}; set sampling: 0"
+            )
+    if options.ctc:
+        frames = [_frames(model, input_size) for model in models]
+        if any(each != frames[0] for each in frames):
+            raise UserError(
+                "mutual_learning_conf: ctc: true compares CTC frame by frame, and the peers make "
+                f"{' and '.join(map(str, frames))} frames of the same speech; give them the same hop_length "
+                "and input_layer, or set ctc: false"
+            )
+
+
+@torch.no_grad()
+def _frames(model: ASRModel, input_size: int | None) -> list[int]:
+    """Encoder frames of two lengths of speech, samples or stored features."""
+    model.eval()
+    lengths = torch.tensor([16000, 40001] if input_size is None else [100, 251])
+    speech = torch.randn(2, int(lengths.max()), *([] if input_size is None else [input_size]))
+    device = next(model.parameters()).device
+    return model.encode_keyed(speech.to(device), lengths.to(device), None)[1].tolist()
+
+
+def _write_config(peer: PeerOptions, folder: Path) -> None:
+    """The peer's options as a training of its own would write them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**vars(peer.args), "output_dir": str(folder), "command": sys.argv}
+    plain = {name: value for name, value in config.items() if name not in ("peers", "mutual_learning_conf")}
+    atomic_write_text(folder / "config.yaml", dump_config(plain))

@@ -1,0 +1,257 @@
+"""The command: one peer is the control, K peers leave K experiments, and bad input ends before training."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from espnet_ext.asr.load import load_exported
+from espnet_ext.asr.task import ASRTask
+from espnet_ext.decode.attention_greedy import attention_greedy
+from espnet_ext.decode.ctc_greedy import ctc_greedy
+from espnet_ext.errors import UserError
+from espnet_ext.mutual_learning.task import MutualLearningTask
+from espnet_ext.train import streams
+from espnet_ext.train.checkpoint import NAME
+from espnet_ext.train.export import export
+
+PEERS = (
+    "[{seed: 0}, {seed: 5, encoder_conf: {output_size: 24}, optim_conf: {lr: 0.003}, grad_clip: 0.5, "
+    "scheduler_conf: {warmup_steps: 4}}]"
+)
+
+
+def end_of(folder: Path) -> dict:
+    state = torch.load(folder / NAME, weights_only=True)
+    state["progress"].pop("seconds")
+    for row in state["history"]:
+        row.pop("seconds")
+    return state
+
+
+def same(one, other) -> bool:
+    """Equal to the bit, through dictionaries and lists."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.fixture(scope="module")
+def mutual(toy_cmd, tmp_path_factory) -> Path:
+    """Two peers of different sizes at weight zero, with scheduled sampling off."""
+    folder = tmp_path_factory.mktemp("mutual") / "exp"
+    cmd = toy_cmd(folder, "--peers", PEERS, "--mutual_learning_conf", "weight=0.0")
+    assert MutualLearningTask.main(cmd=cmd) == 0
+    return folder
+
+
+def test_one_peer_is_plain_training(toy_cmd, tmp_path, capfd):  # M2
+    assert ASRTask.main(cmd=toy_cmd(tmp_path / "plain")) == 0
+    assert MutualLearningTask.main(cmd=toy_cmd(tmp_path / "one", "--peers", "1")) == 0
+    assert "one peer is plain training" in capfd.readouterr().out
+    assert same(end_of(tmp_path / "plain"), end_of(tmp_path / "one"))
+    assert (tmp_path / "one" / "nbest.json").read_text() == (tmp_path / "plain" / "nbest.json").read_text()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_weight_zero_is_the_peer_s_own_training(mutual, toy_cmd, tmp_path, monkeypatch, number):  # M1
+    own = yaml.safe_load(PEERS)[number - 1]
+    options = ["--seed", str(own.pop("seed")), "--grad_clip", str(own.pop("grad_clip", 1.0))]
+    for option, values in own.items():
+        options += [word for name, value in values.items() for word in (f"--{option}", f"{name}={value}")]
+    # Its own seed would also draw its own order of the data, which peers share.
+    plan = streams.plan_epoch
+    monkeypatch.setattr(streams, "plan_epoch", lambda *a, **kw: plan(*a[:3], 0, *a[4:], **kw))
+    assert ASRTask.main(cmd=toy_cmd(tmp_path, *options)) == 0
+    alone, together = end_of(tmp_path), end_of(mutual)
+    assert same(alone["modules"]["model"], together["modules"][f"peer{number}"])
+    assert same(alone["updaters"]["model"], together["updaters"][f"peer{number}"])
+    for mine, theirs in zip(together["history"], alone["history"], strict=True):
+        for figure in ("train_loss", "train_acc", "valid_loss", "valid_loss_ctc", "valid_acc", "lr"):
+            assert mine[f"{figure}_peer{number}"] == theirs[figure]
+    folder = mutual / f"peer{number}"
+    assert (
+        json.loads((folder / "nbest.json").read_text())["epochs"]
+        == json.loads((tmp_path / "nbest.json").read_text())["epochs"]
+    )
+    ours, plain = (yaml.safe_load((each / "config.yaml").read_text()) for each in (folder, tmp_path))
+    different = {name for name in ours.keys() | plain.keys() if ours.get(name) != plain.get(name)}
+    assert different <= {
+        "output_dir",
+        "command",
+        "config",
+    }  # the peer's folder is an experiment like any other
+
+
+@torch.no_grad()
+def decoded(model, batch) -> list:
+    model.eval()
+    memory, lens = model.encode_keyed(batch["speech"], batch["speech_lengths"], None)
+    found = attention_greedy(model.decoder, memory, lens, model.sos, model.eos, model.blank_id)
+    return [*found, *ctc_greedy(model.ctc.log_softmax(memory), lens, model.blank_id)]
+
+
+def test_each_peer_is_exported_alone(mutual, batch, build_asr, tmp_path):  # M15
+    final = torch.load(mutual / NAME, weights_only=True)["modules"]
+    rows = list(csv.DictReader((mutual / "history.csv").open()))
+    for name, size in (("peer1", 16), ("peer2", 24)):
+        epochs = export(mutual / name, tmp_path / name, nbest=1)
+        accuracy = [float(row[f"valid_acc_{name}"]) for row in rows]
+        assert epochs == [1 + accuracy.index(max(accuracy))]
+        in_training = build_asr(size=size)
+        in_training.load_state_dict(torch.load(mutual / name / f"{epochs[0]}epoch.pth", weights_only=True))
+        assert decoded(load_exported(tmp_path / name), batch) == decoded(in_training, batch)
+        last = torch.load(mutual / name / "2epoch.pth", weights_only=True)
+        assert same(last, dict(final[name]))
+        summary = json.loads((mutual / name / "train_summary.json").read_text())
+        assert summary["parameters"] == sum(p.numel() for p in in_training.parameters())
+        assert summary["peer"] == name and summary["best_value"] == max(accuracy)
+
+
+def test_best_peer_stands_in_the_experiment_s_folder(mutual, tmp_path):
+    summary = json.loads((mutual / "train_summary.json").read_text())
+    values = {name: about["best_value"] for name, about in summary["peers"].items()}
+    best = max(sorted(values), key=values.get)
+    assert summary["best_peer"] == best and summary["parameters"] == summary["peers"][best]["parameters"]
+    assert export(mutual, tmp_path / "whole", nbest=2) == export(mutual / best, tmp_path / "best", nbest=2)
+    states = [torch.load(tmp_path / each / "model.pth", weights_only=True) for each in ("whole", "best")]
+    assert same(*states)
+    config = yaml.safe_load((mutual / "config.yaml").read_text())
+    assert config["peers"] == yaml.safe_load(PEERS) and config["mutual_learning_conf"] == {"weight": 0.0}
+
+
+def test_run_again_after_the_end_changes_nothing(mutual, toy_cmd):
+    before = {path: path.read_text() for path in mutual.rglob("*.json")}
+    cmd = toy_cmd(mutual, "--peers", PEERS, "--mutual_learning_conf", "weight=0.0", "--resume", "true")
+    assert MutualLearningTask.main(cmd=cmd) == 0
+    assert {path: path.read_text() for path in mutual.rglob("*.json")} == before
+
+
+def test_teacher_from_an_exported_model_of_another_size(mutual, toy_cmd, tmp_path, capfd):
+    export(mutual / "peer2", tmp_path / "teacher", nbest=1)
+    peers = f"[{{seed: 3}}, {{frozen: true, model_dir: '{tmp_path / 'teacher'}'}}]"
+    cmd = toy_cmd(tmp_path / "exp", "--peers", peers, "--max_epoch", "1")
+    assert MutualLearningTask.main(cmd=cmd) == 0
+    assert "peer2 (frozen)" in capfd.readouterr().out
+    state = torch.load(tmp_path / "exp" / NAME, weights_only=True)
+    assert state["modules"].keys() == state["updaters"].keys() == {"peer1"}
+    summary = json.loads((tmp_path / "exp" / "train_summary.json").read_text())
+    assert summary["best_peer"] == "peer1" and summary["peers"]["peer2"]["frozen"] is True
+    assert not (tmp_path / "exp" / "peer2").exists()
+    row = next(csv.DictReader((tmp_path / "exp" / "history.csv").open()))
+    assert float(row["train_loss_att_mutual_peer1"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mutual_learning_conf", "weight=1.0"], r"weight 1.0: expected a number in \[0, 1\)"),
+        (["--mutual_learning_conf", "weight=-0.5"], r"weight -0.5: expected a number in \[0, 1\)"),
+        (["--mutual_learning_conf", "weight=much"], "weight 'much': expected a number"),
+        (["--mutual_learning_conf", "lambda=0.5"], "unknown lambda; there are ctc, form"),
+        (["--mutual_learning_conf", "masks=same"], "masks same: expected independent or shared"),
+        (["--mutual_learning_conf", "ctc=1"], "ctc 1: expected true or false"),
+        (["--mutual_learning_conf", "temperature=0"], "temperature 0: expected more than 0"),
+        (["--mutual_learning_conf", "sampling=1.5"], r"sampling 1.5: expected a number in \[0, 1\]"),
+        (["--mutual_learning_conf", "weight_warmup=-1"], "numbers of steps from 0 on"),
+        (["--peers", "0"], "expected at least one peer"),
+        (["--peers", "many"], "expected a number, or a list"),
+        (["--peers", "[{}, {seed: 0}]"], r"peer1 and peer2 have the same model, start and seed \(0\)"),
+        (["--peers", "[{}, {layers: 3}]"], "peer2: layers: not an option of a peer"),
+        (["--peers", "[{}, {encoder_conf: 3}]"], "peer2: encoder_conf 3: expected a mapping"),
+        (["--peers", "[{}, {seed: one}]"], "peer2: seed one"),
+        (["--peers", "[{}, {token_type: word}]"], "peer2: token_type word: peers compare posteriors token"),
+        (["--peers", "[{}, {frozen: true}]"], "peer2: is frozen and has no checkpoint"),
+        (
+            ["--peers", "[{}, {frozen: true, init_param: a.pth, optim: sgd}]"],
+            "peer2: is frozen, optim would have no",
+        ),
+        (["--peers", "[{frozen: true, init_param: a.pth}]"], "all of them are frozen"),
+        (["--peers", "[{}, {model_dir: nowhere}]"], "nowhere/config.yaml: no such file"),
+        (["--peers", "[{}, {init_param: nowhere.pth}]"], "nowhere.pth: no such model file"),
+        (["--peers", "[{}, {model_conf: {ctc_weight: 1.0}}]"], "peer2 has no attention branch"),
+        (
+            ["--peers", "[{}, {encoder_conf: {input_layer: conv2d2}}]", "--mutual_learning_conf", "ctc=true"],
+            r"the peers make \[24, 62\] and \[48, 123\] frames",
+        ),
+        (
+            ["--peers", "[{}, {decoder: rnn}]", "--mutual_learning_conf", "sampling=0.2"],
+            "sampling needs a Transformer decoder, and peer2 has RNNDecoder",
+        ),
+    ],
+)
+def test_bad_input_ends_before_training(toy_cmd, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", *options))
+    assert not (tmp_path / "exp" / NAME).exists()
+
+
+def test_teacher_with_other_tokens_is_refused(mutual, toy_cmd, tmp_path):
+    export(mutual / "peer1", tmp_path / "teacher", nbest=1)
+    path = tmp_path / "teacher" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["token_list"][3] = "ä"
+    path.write_text(yaml.safe_dump(config))
+    peers = f"[{{}}, {{frozen: true, model_dir: '{tmp_path / 'teacher'}'}}]"
+    (tmp_path / "other.txt").write_text("\n".join(config["token_list"]) + "\n")
+    with pytest.raises(UserError, match="peer2: token_list .*other.txt: peers compare posteriors"):
+        other = f"[{{}}, {{token_list: '{tmp_path / 'other.txt'}'}}]"
+        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", "--peers", other))
+    with pytest.raises(UserError, match=r"another token list \(13 tokens\) than this training \(13\)"):
+        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", "--peers", peers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_and_resumed_equals_untouched(toy_cmd, repo_root, tmp_path, processes):
+    """With all that has a state: three peers, warm-ups, shared histories, accumulation, gloo processes."""
+    ends = []
+    for name, harms in (
+        ("untouched", []),
+        ("hurt", [{"how": "kill", "after": 0.5}, {"how": "USR1", "after": "save"}]),
+    ):
+        options = [
+            "--peers",
+            "3",
+            "--resume",
+            "true",
+            "--checkpoint_steps",
+            "1",
+            "--frames_per_micro_batch",
+            "250",
+        ]
+        for each in (
+            "weight_warmup=4",
+            "sampling=0.5",
+            "sampling_warmup=4",
+            "masks=shared",
+            "order=sequential",
+        ):
+            options += ["--mutual_learning_conf", each]
+        plan = {
+            "task": "espnet_ext.mutual_learning.task:MutualLearningTask",
+            "cmd": toy_cmd(tmp_path / name, *options),
+            "processes": processes,
+            "harms": harms,
+            "path": [],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(plan))
+        command = [sys.executable, repo_root / "tests" / "train" / "survive.py", tmp_path / f"{name}.json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300)
+        assert done.returncode == 0
+        statuses = json.loads(done.stdout.splitlines()[-1])["statuses"]
+        assert statuses[-1] == [0] * processes
+        assert not harms or any(status != [0] * processes for status in statuses)
+        ends.append(end_of(tmp_path / name))
+    for part in ("modules", "updaters", "streams", "method"):
+        assert same(ends[0][part], ends[1][part]), part
+    for peer in ("peer1", "peer2", "peer3"):
+        files = [(tmp_path / name / peer / "nbest.json").read_text() for name in ("untouched", "hurt")]
+        assert files[0] == files[1]
