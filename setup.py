@@ -39,5 +39,10 @@ setup(
         "huggingface": ["transformers>=5.0", "safetensors>=0.4"],
         "test": ["pytest>=8.0", "ruff>=0.12"],
     },
-    entry_points={"espnet_ext.tasks": ["asr = espnet_ext.asr.task:ASRTask"]},
+    entry_points={
+        "espnet_ext.tasks": [
+            "asr = espnet_ext.asr.task:ASRTask",
+            "gan = espnet_ext.gan.task:GANTask",
+        ]
+    },
 )
