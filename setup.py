@@ -42,6 +42,9 @@ setup(
     entry_points={
         "espnet_ext.tasks": [
             "asr = espnet_ext.asr.task:ASRTask",
+            "transducer = espnet_ext.asr.transducer_task:TransducerTask",
+            "lm_transfer_transducer = espnet_ext.lm_transfer.task:LMTransferTransducerTask",
+            "lm_transfer = espnet_ext.lm_transfer.task:LMTransferTask",
             "gan = espnet_ext.gan.task:GANTask",
         ]
     },
