@@ -149,6 +149,10 @@ def finish(train, out: dict) -> dict:
 def main() -> None:
     """Run one side; its figures go to the plan's ``out`` file."""
     side, path = sys.argv[1:]
+    if side != "espnet":  # nothing of this project's, its start-up hooks least of all, may help ESPnet
+        from espnet_ext.train.allocator import keep_freed_memory
+
+        keep_freed_memory()  # as espnet_ext.bin.asr_train does
     plan = json.loads(Path(path).read_text())
     out = {"espnet": espnet, "ours": ours, "parts": parts}[side](plan)
     Path(plan["out"]).write_text(json.dumps(out))

@@ -43,10 +43,12 @@ class ExactFrontend(DefaultFrontend):
                 f"an utterance of {int(input_lengths.min())} samples is too short for a window of "
                 f"{stft.n_fft}; raise --min_wav_duration (stage 3)"
             )
-        position = torch.arange(-margin, input.size(1) + margin, device=input.device)  # (N + 2 margin,)
-        last = (input_lengths - 1).to(input.device)[:, None]  # (B, 1)
-        source = last - (last - position.abs()).abs()  # reflection at sample 0 and at the last sample
-        padded = input.gather(1, source.clamp_min(0))  # (B, N + 2 margin)
+        # Reflection at sample 0 and, for each utterance, at its own last sample; what lies beyond is not used.
+        padded = torch.nn.functional.pad(input, (margin, margin))  # (B, N + 2 margin)
+        padded[:, :margin] = input[:, 1 : margin + 1].flip(1)
+        ends = input_lengths.to(input.device)[:, None]  # (B, 1)
+        beyond = torch.arange(margin, device=input.device)  # (margin,)
+        padded.scatter_(1, ends + margin + beyond, input.gather(1, ends - 2 - beyond))
         window = getattr(torch, f"{stft.window}_window")(
             stft.win_length, dtype=input.dtype, device=input.device
         )

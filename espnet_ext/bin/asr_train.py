@@ -9,6 +9,7 @@ import sys
 
 from espnet_ext.errors import main_guard
 from espnet_ext.registry import load_task
+from espnet_ext.train.allocator import keep_freed_memory
 from espnet_ext.train.signals import StopRequest
 
 
@@ -24,4 +25,5 @@ def main(cmd: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())
