@@ -43,9 +43,13 @@ setup(
         "espnet_ext.tasks": [
             "asr = espnet_ext.asr.task:ASRTask",
             "transducer = espnet_ext.asr.transducer_task:TransducerTask",
-            "lm_transfer_transducer = espnet_ext.lm_transfer.task:LMTransferTransducerTask",
-            "lm_transfer = espnet_ext.lm_transfer.task:LMTransferTask",
+            "ssl = espnet_ext.ssl.task:SSLTask",
             "gan = espnet_ext.gan.task:GANTask",
+            "bilevel = espnet_ext.bilevel.task:BilevelTask",
+            "bilevel_transducer = espnet_ext.bilevel.task:BilevelTransducerTask",
+            "lm_transfer = espnet_ext.lm_transfer.task:LMTransferTask",
+            "lm_transfer_transducer = espnet_ext.lm_transfer.task:LMTransferTransducerTask",
+            "mutual_learning = espnet_ext.mutual_learning.task:MutualLearningTask",
         ]
     },
 )

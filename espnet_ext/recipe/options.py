@@ -58,6 +58,7 @@ class Option:
     file: str = ""  # of `configs`: file of a name, as conf/decode_{}.yaml
     plugins: str = ""  # entry-point group in which choices other than the default must be found
     stages: tuple[str, ...] = ()  # stages that use an option of the corpus's own
+    default_by: Mapping[str, str] | None = None  # {by: an option, its value: default with that value, ...}
 
     def check(self, value: str) -> str:
         """Return the value in its canonical spelling.
@@ -162,7 +163,10 @@ class Options:
         self.values = {name: raw.get(name, option.default) for name, option in self.table.items()}
         for name, option in self.table.items():
             if name not in raw:
-                self.values[name] = expand(option.default, {"cores": str(cores()), **self.values})
+                default = option.default
+                if option.default_by:
+                    default = option.default_by.get(self.values[option.default_by["by"]], default)
+                self.values[name] = expand(default, {"cores": str(cores()), **self.values})
             self.values[name] = option.check(self.values[name])
         for name, template in self.derived.items():
             if isinstance(template, dict):

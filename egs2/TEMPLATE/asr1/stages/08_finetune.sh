@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the method, or its control (--method none, plain fine-tuning)
 # scope: ${method}_${tag}
-# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp]
+# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, task, unlabelled_set]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
 # inputs:
@@ -24,11 +24,15 @@
 run "${cpu_cmd}" "${pretrain_exp}/export.log" \
     python -m espnet_ext.bin.export_model --exp_dir "${pretrain_exp}" --nbest "${nbest}" --out_dir "${pretrain_exp}/export"
 
+case ${method} in
+    bilevel) set -- --unlabelled_data_dir "${dump}/${unlabelled_set}" --unlabelled_stats_dir "${stats_dir}/${unlabelled_set}" "$@" ;;
+esac
+
 fresh "${finetune_exp}"
 run python -m espnet_ext.bin.merge_config --out "${finetune_exp}/train.yaml" \
     "$(config "${pretrain_config}")" "$(config "${finetune_config}")"
 run "${train_cmd}" --gpu "${ngpu}" "${finetune_exp}/train.log" \
-    python -m espnet_ext.bin.asr_train --config "${finetune_exp}/train.yaml" --output_dir "${finetune_exp}" \
+    python -m espnet_ext.bin.asr_train --task "${task}" --config "${finetune_exp}/train.yaml" --output_dir "${finetune_exp}" \
     --ngpu "${ngpu}" --seed "${seed}" --resume "${resume}" "${token_args[@]}" "${input_args[@]}" \
     --train_data_dir "${dump}/${train_data}" --valid_data_dir "${dump}/${valid_set}" \
     --train_stats_dir "${stats_dir}/${train_data}" --valid_stats_dir "${stats_dir}/${valid_set}" \
