@@ -111,13 +111,10 @@ class ASRTask(ESPnetASRTask):
         method = cls.build_method(args, model, streams)
         if everybody.first:
             atomic_write_text(folder / "config.yaml", dump_config({**vars(args), "command": sys.argv}))
-        automatic = args.frames_per_micro_batch == "auto"
         options = TrainerOptions(
             max_epoch=args.max_epoch,
-            frames_per_validation_batch=int(0 if automatic else args.frames_per_micro_batch)
-            or args.frames_per_step,
             seed=args.seed,
-            auto_micro_batch=automatic,
+            auto_micro_batch=args.frames_per_micro_batch == "auto",
             precision=args.precision,
             keep_nbest_models=_single(args.keep_nbest_models),
             best_model_criterion=tuple(tuple(each) for each in args.best_model_criterion),

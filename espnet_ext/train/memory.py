@@ -66,6 +66,9 @@ def find_micro_batch(
             atomic_write_text(path, json.dumps(about, indent=1) + "\n")
             print(f"micro-batches of {found} frames fit ({name}); kept in {path}", flush=True)
         world.wait()
+    missing = sorted(set(streams) - set(found))
+    if missing:
+        raise UserError(f"{path}: says nothing of the data {', '.join(missing)}; remove it to try again")
     for name, stream in streams.items():
         stream.frames_per_micro_batch = found[name]
     return found

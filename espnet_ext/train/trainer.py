@@ -33,7 +33,7 @@ class TrainerOptions:
     """How to train; the YAML holds the same names, with a comment each."""
 
     max_epoch: int
-    frames_per_validation_batch: int
+    frames_per_validation_batch: int = 0  # 0: as a micro-batch of the main stream
     seed: int = 0
     auto_micro_batch: bool = False
     precision: str = "fp32"
@@ -270,7 +270,10 @@ class Trainer:
         """Means of the method's figures over the validation data, without dropout and masks."""
         self.method.train(False)
         means = Means()
-        plan = plan_sorted(self.valid.lengths, self.options.frames_per_validation_batch)
+        main = self.streams[self.method.main_stream]
+        budget = self.options.frames_per_validation_batch or main.frames_per_micro_batch
+        budget = budget or -(-main.frames_per_step // self.world.size)
+        plan = plan_sorted(self.valid.lengths, budget)
         own = plan[self.world.rank :: self.world.size]
         for batch in self.valid.data.batches(own, self.options.num_workers, self.world.device):
             means.add(self.method.validate(MicroBatch(batch, self.valid.totals(batch.utterances), None)))

@@ -193,6 +193,19 @@ def test_another_number_of_processes_is_told(toy_cmd, tmp_path, capfd, monkeypat
     assert "warning: not as before the interruption: frames" in capfd.readouterr().out
 
 
+def test_automatic_micro_batch_is_kept_with_the_experiment(untouched, toy_cmd, tmp_path, capfd):
+    """On a CPU it is the whole step: the same training, and a file that says so."""
+    cmd = toy_cmd(tmp_path, *EVERY_STEP, "--frames_per_micro_batch", "auto")
+    assert ASRTask.main(cmd=cmd) == 0
+    kept = json.loads((tmp_path / "micro_batch.json").read_text())
+    assert kept == {"frames_per_micro_batch": {"labelled": 900}, "device": "cpu", "processes": 1}
+    mine, theirs = end_of(tmp_path), end_of(untouched("plain"))
+    assert same(mine["modules"], theirs["modules"]) and same(mine["updaters"], theirs["updaters"])
+    (tmp_path / "micro_batch.json").write_text('{"frames_per_micro_batch": {}}')
+    with pytest.raises(UserError, match="micro_batch.json: says nothing of the data labelled"):
+        ASRTask.main(cmd=cmd)
+
+
 def test_best_models_by_two_criteria(toy_cmd, tmp_path):
     """Each criterion's best epochs are kept, and no others."""
     config = yaml.safe_load((Path(toy_cmd(tmp_path)[1])).read_text())
