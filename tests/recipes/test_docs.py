@@ -7,7 +7,7 @@ import pytest
 from espnet_ext.recipe.options import load_options
 from espnet_ext.recipe.stages import find_stage, load_stages
 
-PAGES = ["run_a_recipe", "add_a_corpus", "read_a_report", "installation", "contracts"]
+PAGES = ["add_a_method", "run_a_recipe", "add_a_corpus", "read_a_report", "installation", "contracts"]
 
 
 @pytest.fixture(params=PAGES)
