@@ -130,7 +130,7 @@ def command(corpus):
     def make(name: str, exp_dir, *extra: str) -> list[str]:
         options = [f"--{s}_data_dir={corpus / 'dump/labelled'}" for s in ("train", "valid")]
         options += [f"--{s}_stats_dir={corpus / 'stats/labelled'}" for s in ("train", "valid")]
-        if name != "asr":
+        if not name.startswith("asr"):
             options += [
                 f"--unlabelled_{what}_dir={corpus / folder / 'unlabelled'}" for what, folder in FOLDERS
             ]

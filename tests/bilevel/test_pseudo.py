@@ -1,0 +1,97 @@
+"""The pseudo-labelling control: its data, its special case, and its batches of each kind."""
+
+import json
+
+import pytest
+import torch
+
+from espnet_ext.asr.task import ASRTask
+from espnet_ext.bilevel.pseudo import write_pseudo_set
+from espnet_ext.bilevel.task import BilevelTask
+from espnet_ext.errors import UserError
+
+ROUNDS = {"warm_epochs": 0, "gamma_initial": 1.0, "gamma_maximum": 1.0}
+
+
+@pytest.fixture
+def hypotheses(corpus, tmp_path):
+    """Hypotheses of the unlabelled set, one of them empty."""
+    path = tmp_path / "hypotheses"
+    lines = [f"unlabelled{number:02d} {'abcd'[number % 4] * 3}" for number in range(20)]
+    lines[7] = "unlabelled07"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_hypotheses_become_transcripts(corpus, hypotheses, tmp_path):
+    unlabelled = (corpus / "dump/unlabelled", corpus / "stats/unlabelled")
+    out = tmp_path / "pseudo"
+    counts = write_pseudo_set(*unlabelled, hypotheses, out, lambda words: list(range(len(words))))
+    assert counts == {"kept": 19, "empty": 1}
+    texts = dict(line.split() for line in (out / "dump/text").read_text().splitlines())
+    assert "unlabelled07" not in texts and texts["unlabelled05"] == "bbb"
+    for name in ("dump/wav.scp", "stats/speech_shape", "stats/text_shape"):
+        assert [line.split()[0] for line in (out / name).read_text().splitlines()] == list(texts)
+    assert (out / "stats/text_shape").read_text().splitlines()[0] == "unlabelled00 3"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["unlabelled00 a"], "no hypothesis for 19 of 20 utterances of .*, the first is 'unlabelled01'"),
+        ([f"unlabelled{n:02d}" for n in range(20)], "every hypothesis is empty"),
+    ],
+)
+def test_hypotheses_that_do_not_fit(corpus, tmp_path, lines, message):
+    (tmp_path / "text").write_text("\n".join(lines) + "\n")
+    unlabelled = (corpus / "dump/unlabelled", corpus / "stats/unlabelled")
+    with pytest.raises(UserError, match=message):
+        write_pseudo_set(*unlabelled, tmp_path / "text", tmp_path / "pseudo", list)
+
+
+def test_weight_zero_is_supervised_training(training, bilevel_conf, hypotheses, equal):
+    """To the bit, while the loss on hypotheses is computed."""
+    control = training(ASRTask, "asr")
+    options = bilevel_conf(warm_epochs=0, final_epochs=0, explore_steps=0, gamma_increment=0.0)
+    run = training(BilevelTask, "bilevel", "--pseudo_text", hypotheses, *options)
+    for each in (control, run):
+        each.advance(10)
+    assert equal(dict(control.model.state_dict()), dict(run.model.state_dict()))
+    assert all("pseudo_loss" in figures for figures in run.figures)
+
+
+def test_a_joint_step_adds_the_gradients_of_both(training, bilevel_conf, hypotheses):
+    options = bilevel_conf(final_epochs=0, explore_steps=0, **ROUNDS)
+    run = training(BilevelTask, "bilevel", "--pseudo_text", hypotheses, *options)
+    (turn,) = run.method.turns(_start())
+    gradients = []
+    for part in turn.parts:
+        micro = run.micro(part.source)
+        assert micro.batch.tensors["text"].size(0) == len(micro.batch.utterances)
+        run.model.zero_grad()
+        micro.seed(part.key)
+        part.loss(micro).loss.backward()
+        gradients.append([p.grad.clone() for p in run.model.parameters()])
+    for own, pseudo in zip(*gradients, strict=True):
+        assert own.abs().max() > 0 and pseudo.abs().max() > 0 and not torch.equal(own, pseudo)
+
+
+def test_the_same_batches_of_each_kind_as_the_method(command, tmp_path, bilevel_conf, hypotheses):
+    summaries = []
+    for name, options in (("bilevel", []), ("pseudo", ["--pseudo_text", hypotheses])):
+        cmd = command("bilevel", tmp_path / name, *bilevel_conf(**ROUNDS), *options)
+        assert BilevelTask.main(cmd=cmd) == 0
+        summaries.append(json.loads((tmp_path / name / "train_summary.json").read_text()))
+    for kind in ("labelled_batches", "unlabelled_batches", "steps_of_each_kind"):
+        assert summaries[0][kind] == summaries[1][kind]
+
+
+def test_no_warm_start_without_an_unsupervised_loss(command, tmp_path, hypotheses):
+    with pytest.raises(UserError, match="--pseudo_text: hypotheses need no warm start"):
+        BilevelTask.main(cmd=command("bilevel", tmp_path, "--pseudo_text", hypotheses))
+
+
+def _start():
+    from espnet_ext.train.method import Position
+
+    return Position(1, 0, 0)

@@ -1,0 +1,94 @@
+"""The same method on a transducer, whose encoder has BatchNorm in one of the cases."""
+
+import pytest
+import torch
+import yaml
+
+from espnet_ext.asr.transducer_task import TransducerTask
+from espnet_ext.bilevel.task import BilevelTransducerTask
+from espnet_ext.errors import UserError
+
+CONFORMER = {
+    "block_type": "conformer",
+    "hidden_size": 16,
+    "linear_size": 32,
+    "heads": 2,
+    "conv_mod_kernel_size": 7,
+}
+EBRANCHFORMER = CONFORMER | {"block_type": "ebranchformer", "depthwise_conv_kernel_size": 3}
+
+
+def model(block: dict, vgg: bool = False) -> dict:
+    return {
+        "encoder_conf": {
+            "input_conf": {"vgg_like": vgg, "conv_size": [8, 8] if vgg else 8, "subsampling_factor": 4},
+            "body_conf": [block],
+        },
+        "decoder": "rnn",
+        "decoder_conf": {"embed_size": 16, "hidden_size": 16},
+        "joint_network_conf": {"joint_space_size": 16},
+        "model_conf": {},
+    }
+
+
+@pytest.fixture
+def transducer(corpus, training):
+    """Function: (task, name of the YAML it is like, body, extra options) → Training."""
+
+    def make(task, name: str, block: dict, *extra, vgg: bool = False):
+        config = yaml.safe_load((corpus / f"{name}.yaml").read_text()) | model(block, vgg)
+        for option in ("encoder", "token_type"):
+            config.pop(option)
+        (corpus / f"{name}_transducer.yaml").write_text(yaml.safe_dump(config | {"token_type": "char"}))
+        return training(task, f"{name}_transducer", *extra)
+
+    return make
+
+
+@pytest.mark.parametrize("block", [EBRANCHFORMER, CONFORMER])
+def test_gamma_zero_is_supervised_training(transducer, bilevel_conf, equal, block):
+    """B2, buffers included: unlabelled batches move BatchNorm statistics of their own."""
+    control = transducer(TransducerTask, "asr", block)
+    options = bilevel_conf(warm_epochs=0, final_epochs=0, explore_steps=0, gamma_maximum=0.0)
+    run = transducer(BilevelTransducerTask, "bilevel", block, *options)
+    for each in (control, run):
+        each.advance(8)
+    assert equal(dict(control.model.state_dict()), dict(run.model.state_dict()))
+    assert [f["loss"] for f in control.figures] == [f["loss"] for f in run.figures]
+    assert all(f["loss_bestrq"] > 0 for f in run.figures)
+    second = run.method.modules.get("unlabelled_statistics")
+    assert (second is not None) == (block is CONFORMER)
+    if second is not None:
+        (layer,) = second.seconds
+        assert int(layer.num_batches_tracked) == 8 and float(layer.running_mean.abs().max()) > 0
+
+
+def test_gradient_of_the_unsupervised_loss_stays_in_the_encoder(transducer, bilevel_conf):
+    run = transducer(
+        BilevelTransducerTask, "bilevel", EBRANCHFORMER, *bilevel_conf(warm_epochs=0, explore_steps=0)
+    )
+    run.method.gamma = 0.5
+    run.method.penalty_part(run.micro("unlabelled")).loss.backward()
+    for name, parameter in run.model.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("encoder."), name
+    assert max(float(p.grad.abs().max()) for p in run.model.encoder.parameters()) > 0
+
+
+def test_a_round(transducer):
+    run = transducer(BilevelTransducerTask, "bilevel", EBRANCHFORMER, "--bilevel_conf", "warm_epochs=0")
+    before = {n: v.clone() for n, v in run.model.named_parameters()}
+    run.advance(3)
+    assert [("loss" in f, "loss_bestrq" in f) for f in run.figures] == [
+        (False, True),
+        (False, True),
+        (True, True),
+    ]
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    assert any(
+        not torch.equal(p, before[n]) for n, p in run.model.named_parameters() if n.startswith("decoder.")
+    )
+
+
+def test_an_input_layer_that_pads_is_refused(transducer):
+    with pytest.raises(UserError, match="cannot mask it.*vgg_like: false"):
+        transducer(BilevelTransducerTask, "bilevel", EBRANCHFORMER, vgg=True)
