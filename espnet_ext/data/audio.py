@@ -2,20 +2,19 @@
 
 import io
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from espnet_ext.data import riff
 from espnet_ext.data.kaldi import no_such_audio
 from espnet_ext.errors import UserError
 
 #: Containers that are read in place; others (MP3, Ogg, ...) are slow to seek and inexact in length.
 PLAIN_FORMATS = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "NIST", "AU", "RF64", "CAF"})
-#: A data size from here on in a WAV header means "length unknown": the file was written through a pipe.
-_UNKNOWN_SIZE = 0x7FFF0000
+#: Frames from here on mean that the header does not know: the file was written through a pipe.
 _UNKNOWN_FRAMES = 1 << 40
 _AGAIN = "run the features stage again"
 _AT_MOST_16_BIT = frozenset({"PCM_16", "PCM_S8", "PCM_U8"})
@@ -62,7 +61,7 @@ def read_audio(path: str | os.PathLike, where: str) -> Audio:
         ) from None
     except PermissionError:
         raise UserError(f"{where}: audio file {str(path)!r} may not be read (permission denied)") from None
-    if len(samples) < expected or _wav_is_cut_short(path):
+    if len(samples) < expected or riff.is_cut_short(path):
         raise UserError(
             f"{where}: {str(path)!r} is cut short: its header promises more audio than the file holds"
         )
@@ -77,12 +76,15 @@ def _decode(handle: soundfile.SoundFile) -> np.ndarray:
 
 
 def read_checked(path: str, length: int, where: str) -> np.ndarray:
-    """Samples (T,) float32 of a mono file that ``read_audio`` has found good before, ``length`` samples long.
+    """Samples (T,), int16 or float32, of a mono file of ``length`` that ``read_audio`` has found good before.
 
     Raises:
         UserError: the file is not as it was; ``where`` is the file:line that names it.
     """
     try:
+        samples = riff.read_plain(path, length)
+        if samples is not None:
+            return samples
         with soundfile.SoundFile(path) as handle:
             samples = _decode(handle)
     except (soundfile.LibsndfileError, OSError) as error:
@@ -92,24 +94,7 @@ def read_checked(path: str, length: int, where: str) -> np.ndarray:
             f"{where}: {path!r} had {length} samples when features were made, now (samples, channels) are "
             f"{samples.shape}; {_AGAIN}"
         )
-    return to_float(samples[:, 0])
-
-
-def _wav_is_cut_short(path: str | os.PathLike) -> bool:
-    """Whether a WAV file ends before its data chunk does; libsndfile reads such a file without complaint."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as handle:
-        header = handle.read(12)
-        if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-            return False
-        position = 12
-        while len(chunk := handle.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return length < _UNKNOWN_SIZE and position + 8 + length > size
-            position += 8 + length + length % 2
-            handle.seek(position)
-    return True
+    return samples[:, 0]
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:

@@ -58,7 +58,10 @@ class LogMel:
             )
         self.fs = sample_rate(fs)
         self.n_fft, self.hop_length, self.center, self.n_mels = n_fft, hop_length, center, n_mels
-        self._window = _padded_window(window, win_length or n_fft, n_fft)
+        shape = _padded_window(window, win_length or n_fft, n_fft)
+        # 16-bit samples are brought into [-1, 1) by the window, which is exact: it is a division by 2 ** 15.
+        scales = {np.float32: np.float32(1), np.int16: np.float32(1 / 32768)}
+        self._windows = {np.dtype(kind): melbank.Window(shape * scale) for kind, scale in scales.items()}
         filters = mel_filters(self.fs, n_fft, n_mels, fmin or 0.0, fmax or self.fs / 2, htk)
         self._bank = melbank.LogMelBank(filters, _FLOOR)
 
@@ -72,12 +75,15 @@ class LogMel:
         return stft_frames(samples, self.n_fft, self.hop_length, self.center)
 
     def chunks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the features of ``samples`` (S,), float32 in [-1, 1), in pieces (t, D) in order."""
-        if self.center:
-            samples = np.pad(samples, self.n_fft // 2, mode="reflect")
+        """Yield the features of ``samples`` (S,), int16 or float32 in [-1, 1), in pieces (t, D) in order."""
+        window = self._windows[samples.dtype]
+        samples = _reflected(samples, self.n_fft // 2 if self.center else 0)
         frames = np.lib.stride_tricks.sliding_window_view(samples, self.n_fft)[:: self.hop_length]  # (T, N)
         for chunk in melbank.chunks(frames):
-            yield self._bank(chunk * self._window)
+            windowed = melbank.scratch(self.n_fft, np.float32)[: len(chunk)]
+            windowed[:] = chunk
+            window.apply(windowed)
+            yield self._bank(windowed)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Features (T, D) of one utterance (S,)."""
@@ -89,6 +95,17 @@ def _padded_window(name: str | None, length: int, n_fft: int) -> np.ndarray:
     window = cosine - (1 - cosine) * np.cos(2 * np.pi * np.arange(length) / length)
     left = (n_fft - length) // 2
     return np.pad(window, (left, n_fft - length - left)).astype(np.float32)
+
+
+def _reflected(samples: np.ndarray, edge: int) -> np.ndarray:
+    """More than ``edge`` samples (S,) to float32 (S + 2 edge), mirrored at both ends (torch's "reflect")."""
+    end = edge + len(samples)
+    padded = np.empty(end + edge, np.float32)
+    padded[edge:end] = samples
+    if edge:
+        padded[:edge] = padded[2 * edge : edge : -1]
+        padded[end:] = padded[end - 2 : end - 2 - edge : -1]
+    return padded
 
 
 def mel_filters(fs: int, n_fft: int, n_mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:

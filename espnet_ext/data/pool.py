@@ -7,8 +7,6 @@ other's way: every process uses one.
 import ctypes
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -47,6 +45,9 @@ def ordered_map(
         with threadpool_limits(1):
             yield from progress(map(function, items), total=len(items), desc=desc, unit=unit)
         return
+    # Only here: the imports take a tenth of the start of a stage that needs one process.
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
     with ProcessPoolExecutor(nj, initializer=_start_worker) as pool:
         try:
             yield from progress(pool.map(function, items), total=len(items), desc=desc, unit=unit)

@@ -216,8 +216,10 @@ def _sum_part(work: list[tuple[str, int, str]], logmel: LogMel | None) -> tuple[
         ):
             count += len(features)
             # Float32 within a chunk, double between chunks: fast, and exact enough for any number of hours.
-            total = total + features.sum(axis=0).astype(np.float64)
-            squares = squares + np.einsum("td,td->d", features, features).astype(np.float64)
+            # A product with ones is the fastest sum over frames.
+            ones = np.ones(len(features), np.float32)
+            total = total + (ones @ features).astype(np.float64)
+            squares = squares + (ones @ (features * features)).astype(np.float64)
     return count, total, squares
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_ext.data.audio import read_audio, resample, to_int16, write_flac
+from espnet_ext.data import audio, riff
+from espnet_ext.data.audio import read_audio, read_checked, resample, to_int16, write_flac
 from espnet_ext.errors import UserError
 
 
@@ -90,3 +91,56 @@ def test_resample_keeps_a_tone():
     assert abs(len(low) - 16000) <= 1
     expected = np.sin(2 * np.pi * 440 * np.arange(len(low)) / 16000)
     np.testing.assert_allclose(low[500:-500], expected[500:-500], atol=2e-3)
+
+
+def _with_odd_chunk(path) -> None:
+    """Put a chunk of odd length between the format and the samples, as tools that write comments do."""
+    data = path.read_bytes()
+    place = data.index(b"data")
+    path.write_bytes(data[:place] + b"LIST" + (5).to_bytes(4, "little") + b"INFO!\0" + data[place:])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how", "plain"),
+    [
+        ("wav", {"subtype": "PCM_16"}, True),
+        ("wav", {"subtype": "PCM_24"}, False),
+        ("wav", {"subtype": "FLOAT"}, False),
+        ("wav", {"subtype": "PCM_U8"}, False),
+        ("wav", {"subtype": "ULAW"}, False),
+        ("wav", {"format": "WAVEX", "subtype": "PCM_16"}, False),
+        ("wav", {"format": "RF64", "subtype": "PCM_16"}, False),
+        ("flac", {"subtype": "PCM_16"}, False),
+    ],
+)
+def test_read_again_gives_what_libsndfile_gives(tmp_path, monkeypatch, suffix, how, plain):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.sin(np.arange(4001) / 10) * 0.9, 16000, **how)
+    if plain:
+        _with_odd_chunk(path)
+    expected = read_audio(path, "here").samples[:, 0]
+    assert (riff.read_plain(path, 4001) is not None) == plain
+    if plain:
+        monkeypatch.setattr(audio.soundfile, "SoundFile", None)  # is not needed
+    found = read_checked(str(path), 4001, "here")
+    assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_read_again_notices_a_change(wav, tmp_path):
+    for length in (7999, 8001):
+        with pytest.raises(
+            UserError, match=f"wav.scp:7: .* had {length} samples .*\\(8000, 1\\); run the feat"
+        ):
+            read_checked(str(wav), length, "wav.scp:7")
+    soundfile.write(tmp_path / "two.wav", np.zeros((4000, 2)), 16000)
+    with pytest.raises(UserError, match=r"\(4000, 2\)"):
+        read_checked(str(tmp_path / "two.wav"), 8000, "wav.scp:7")
+    os.truncate(wav, 9000)
+    with pytest.raises(UserError, match="had 8000 samples"):
+        read_checked(str(wav), 8000, "wav.scp:7")
+    os.truncate(wav, 30)
+    with pytest.raises(UserError, match="cannot be read any more"):
+        read_checked(str(wav), 8000, "wav.scp:7")
+    wav.unlink()
+    with pytest.raises(UserError, match="cannot be read any more"):
+        read_checked(str(wav), 8000, "wav.scp:7")

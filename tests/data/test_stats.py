@@ -43,6 +43,7 @@ def run(*more, out="stats") -> int:
         {"fs": "8k", "n_fft": 256, "htk": True, "center": False, "window": None},
     ],
 )
+@pytest.mark.filterwarnings("ignore:A window was not provided:UserWarning")  # one case asks for none
 def test_features_are_espnets(corpus, conf):
     torch = pytest.importorskip("torch")
     from espnet2.asr.frontend.default import DefaultFrontend
