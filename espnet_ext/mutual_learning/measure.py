@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     rate = "100"  # stored frames a second
     if model.export_config.get("input_size") is None:
         rate = str((model.export_config.get("frontend_conf") or {}).get("fs", 16000)).replace("k", "000")
-    plan = plan_sorted(data.lengths, int(args.seconds * rate))
+    plan = plan_sorted(data.lengths, int(args.seconds * int(rate)))
     calibration = measure(model, data.batches(plan, 0, device), args.bins)
     figures = {name: round(value, 6) for name, value in calibration.figures().items()}
     about = {

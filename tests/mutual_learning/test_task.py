@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from espnet_ext.asr.task import ASRTask
 from espnet_ext.decode.attention_greedy import attention_greedy
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.errors import UserError
+from espnet_ext.mutual_learning import measure
+from espnet_ext.mutual_learning.options import DEFAULTS, parse_conf, parse_peers
 from espnet_ext.mutual_learning.task import MutualLearningTask
 from espnet_ext.train import streams
 from espnet_ext.train.checkpoint import NAME
@@ -208,50 +211,104 @@ def test_teacher_with_other_tokens_is_refused(mutual, toy_cmd, tmp_path):
         MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", "--peers", peers))
 
 
+def test_calibration_of_an_exported_model(mutual, toy_corpus, tmp_path, capfd):
+    export(mutual / "peer1", tmp_path / "export", nbest=1)
+    sets = ["--data_dir", str(toy_corpus / "dump"), "--stats_dir", str(toy_corpus / "stats")]
+    assert (
+        measure.main(["--model_dir", str(tmp_path / "export"), *sets, "--seconds", "2", "--bins", "1"]) == 0
+    )
+    printed = json.loads(capfd.readouterr().out.splitlines()[-1])
+    rows = list(csv.DictReader((mutual / "history.csv").open()))
+    best = max(rows, key=lambda row: float(row["valid_acc_peer1"]))
+    # The training measured the same on the same set.
+    assert printed["accuracy"] == pytest.approx(float(best["valid_acc_peer1"]), abs=1e-6)
+    assert printed["max_posterior"] == pytest.approx(float(best["valid_max_posterior_peer1"]), abs=1e-5)
+    assert printed["ece"] == pytest.approx(abs(printed["accuracy"] - printed["max_posterior"]), abs=2e-6)
+    texts = (toy_corpus / "dump" / "text").read_text().splitlines()
+    assert printed["labels"] == sum(len(line.split()[1]) + 1 for line in texts)
+
+
+def test_recipe_s_configuration_names_every_option(repo_root):
+    config = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune_mutual_learning.yaml").read_text())
+    assert config["mutual_learning_conf"].keys() == DEFAULTS.keys()
+    parse_conf(config["mutual_learning_conf"])
+    plain = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune.yaml").read_text())
+    # Else the comparison with plain fine-tuning would be one of optimisers.
+    assert {name: config[name] for name in plain} == plain
+    assert config.keys() - plain.keys() == {"peers", "mutual_learning_conf"}
+
+
+def test_options_of_the_controls_are_understood(repo_root, toy_cmd):
+    controls = yaml.safe_load((repo_root / "espnet_ext/mutual_learning/controls.yaml").read_text())
+    longer = shlex.split(controls["single_longer"]["options"]["finetune_args"])
+    config = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune_mutual_learning.yaml").read_text())
+    assert int(longer[longer.index("--max_epoch") + 1]) == config["peers"] * config["max_epoch"]
+    parser = MutualLearningTask.get_parser()
+    for name, about in controls.items():
+        args = parser.parse_args(toy_cmd("exp", *shlex.split(about["options"]["finetune_args"])))
+        parse_conf(args.mutual_learning_conf)
+        if name == "distillation":
+            with pytest.raises(UserError, match="TEACHER/config.yaml: no such file"):
+                parse_peers(args)
+        else:
+            parse_peers(args)
+
+
+def survive(repo_root, tmp_path, name: str, cmd: list[str], processes: int, harms=()) -> list[list[int]]:
+    """Run a training in processes that fork, hurt it and run it again; returns the exit statuses."""
+    task = "espnet_ext.mutual_learning.task:MutualLearningTask"
+    plan = {"task": task, "cmd": cmd, "processes": processes, "harms": list(harms), "path": []}
+    (tmp_path / f"{name}.json").write_text(json.dumps(plan))
+    command = [sys.executable, repo_root / "tests" / "train" / "survive.py", tmp_path / f"{name}.json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600)
+    assert done.returncode == 0
+    statuses = json.loads(done.stdout.splitlines()[-1])["statuses"]
+    assert statuses[-1] == [0] * processes
+    return statuses
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_and_resumed_equals_untouched(toy_cmd, repo_root, tmp_path, processes):
     """With all that has a state: three peers, warm-ups, shared histories, accumulation, gloo processes."""
-    ends = []
-    for name, harms in (
-        ("untouched", []),
-        ("hurt", [{"how": "kill", "after": 0.5}, {"how": "USR1", "after": "save"}]),
-    ):
-        options = [
-            "--peers",
-            "3",
-            "--resume",
-            "true",
-            "--checkpoint_steps",
-            "1",
-            "--frames_per_micro_batch",
-            "250",
-        ]
-        for each in (
-            "weight_warmup=4",
-            "sampling=0.5",
-            "sampling_warmup=4",
-            "masks=shared",
-            "order=sequential",
-        ):
-            options += ["--mutual_learning_conf", each]
-        plan = {
-            "task": "espnet_ext.mutual_learning.task:MutualLearningTask",
-            "cmd": toy_cmd(tmp_path / name, *options),
-            "processes": processes,
-            "harms": harms,
-            "path": [],
-        }
-        (tmp_path / f"{name}.json").write_text(json.dumps(plan))
-        command = [sys.executable, repo_root / "tests" / "train" / "survive.py", tmp_path / f"{name}.json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300)
-        assert done.returncode == 0
-        statuses = json.loads(done.stdout.splitlines()[-1])["statuses"]
-        assert statuses[-1] == [0] * processes
-        assert not harms or any(status != [0] * processes for status in statuses)
-        ends.append(end_of(tmp_path / name))
+    options = [
+        "--peers",
+        "3",
+        "--resume",
+        "true",
+        "--checkpoint_steps",
+        "1",
+        "--frames_per_micro_batch",
+        "250",
+    ]
+    for each in ("weight_warmup=4", "sampling=0.5", "sampling_warmup=4", "masks=shared", "order=sequential"):
+        options += ["--mutual_learning_conf", each]
+    folders = [tmp_path / "untouched", tmp_path / "hurt"]
+    survive(repo_root, tmp_path, "untouched", toy_cmd(folders[0], *options), processes)
+    harms = [{"how": "kill", "after": 0.5}, {"how": "USR1", "after": "save"}]
+    statuses = survive(repo_root, tmp_path, "hurt", toy_cmd(folders[1], *options), processes, harms)
+    assert any(status != [0] * processes for status in statuses)
+    ends = [end_of(folder) for folder in folders]
     for part in ("modules", "updaters", "streams", "method"):
         assert same(ends[0][part], ends[1][part]), part
     for peer in ("peer1", "peer2", "peer3"):
-        files = [(tmp_path / name / peer / "nbest.json").read_text() for name in ("untouched", "hurt")]
+        files = [(folder / peer / "nbest.json").read_text() for folder in folders]
         assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_one_process_accumulating_equals_two(toy_cmd, repo_root, tmp_path):
+    options = ["--frames_per_micro_batch", "250", "--optim", "sgd", "--optim_conf", "{lr: 0.02}"]
+    options += ["--mutual_learning_conf", "sampling=0.5", "--max_epoch", "4"]
+    ends = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        survive(repo_root, tmp_path, f"plan{processes}", toy_cmd(folder, *options), processes)
+        ends.append(end_of(folder))
+    assert ends[0]["progress"]["step"] == ends[1]["progress"]["step"] >= 8
+    for peer in ("peer1", "peer2"):
+        one, two = (torch.cat([v.double().flatten() for v in end["modules"][peer].values()]) for end in ends)
+        assert (one - two).norm() <= 1e-6 * one.norm()
+    for one, two in zip(ends[0]["history"], ends[1]["history"], strict=True):
+        for name in one:
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
