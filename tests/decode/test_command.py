@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 
 import pytest
@@ -89,6 +90,82 @@ def test_more_jobs_than_utterances(decode, tmp_path):
         assert decode({"method": "ctc_greedy"}, "--job", str(job), "--num_jobs", "9")[0] == 0
     assert decode({"method": "ctc_greedy"}, "--merge", "--num_jobs", "9")[0] == 0
     assert len(rows(tmp_path / "out" / "text")) == 7
+
+
+def test_several_decodings_are_each_as_alone(decode, dumped, exported, tmp_path, capsys, monkeypatch):
+    """One process, one loaded model, two sets in two ways: the files of four processes."""
+    from espnet_ext.decode import run
+
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in ("wav.scp", "utt2num_samples"):
+        lines = (dumped / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (few / name).write_text("".join(lines[:3]), encoding="utf-8")
+    ways = {"greedy": {"method": "ctc_greedy"}, "joint": {**JOINT, "nbest": 2}}
+    pairs = [(data_dir, way) for data_dir in (dumped, few) for way in ways]
+    for number, (data_dir, way) in enumerate(pairs):
+        assert decode(ways[way], data_dir=data_dir, out_dir=tmp_path / f"alone{number}")[0] == 0
+        (tmp_path / f"{way}.yaml").write_text(yaml.safe_dump(ways[way]))
+    loads = []
+    load = run.load_exported
+    monkeypatch.setattr(run, "load_exported", lambda *a, **k: loads.append(a) or load(*a, **k))
+    words = ["--model_dir", exported, "--data_dir", *(data_dir for data_dir, _ in pairs)]
+    words += ["--config", *(tmp_path / f"{way}.yaml" for _, way in pairs)]
+    words += ["--out_dir", *(tmp_path / f"together{number}" for number in range(4))]
+    assert main([*map(str, words)]) == 0
+    assert len(loads) == 1
+    assert capsys.readouterr().out.count("RTF") == 4
+    for number, (data_dir, way) in enumerate(pairs):
+        alone, together = tmp_path / f"alone{number}", tmp_path / f"together{number}"
+        assert {path.name for path in alone.iterdir()} == {path.name for path in together.iterdir()}
+        for name in ("text", "token", "scores", "text_nbest"):
+            if (alone / name).exists():
+                assert (together / name).read_bytes() == (alone / name).read_bytes(), (name, data_dir, way)
+        summary = json.loads((together / "decode.json").read_text())
+        assert summary["data_dir"] == str(data_dir) and summary["options"]["method"] == ways[way]["method"]
+        assert summary["decode_seconds"] > 0 and summary["rtf"] > 0
+        assert (summary["load_seconds"] > 0) == (number == 0), "loaded once, counted once"
+        # The command in the report does this decoding and no other.
+        arguments = shlex.split(summary["command"])[3:]
+        before = (together / "text").read_bytes()
+        shutil.rmtree(together)
+        assert main(arguments) == 0 and (together / "text").read_bytes() == before
+    assert not {path.name for path in tmp_path.iterdir()} - {
+        *(f"{kind}{number}" for kind in ("alone", "together") for number in range(4)),
+        *("few", "decode.yaml", "greedy.yaml", "joint.yaml"),
+    }
+
+
+def test_what_is_done_stays_when_a_later_set_fails(decode, dumped, tmp_path, exported, capsys):
+    """And a set that is not there is found before anything is decoded."""
+    data = copied(dumped, tmp_path)
+    lines = (data / "wav.scp").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[2] = f"{lines[2].split()[0]} {tmp_path / 'gone.flac'}\n"
+    (data / "wav.scp").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "greedy.yaml").write_text("method: ctc_greedy\n")
+    words = ["--model_dir", exported, "--config", tmp_path / "greedy.yaml"]
+    words += ["--out_dir", tmp_path / "a", tmp_path / "b", "--data_dir", dumped]
+    assert main([*map(str, (*words, data))]) == 1
+    assert f"{data}/wav.scp:3" in capsys.readouterr().err
+    assert (tmp_path / "a" / "decode.json").exists() and not (tmp_path / "b").exists()
+    shutil.rmtree(tmp_path / "a")
+    assert main([*map(str, (*words, tmp_path / "none"))]) == 1
+    assert "none/wav.scp: no such file" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data_dir", "x", "y"], "--data_dir: expected one for all or one for each of the 3 folders"),
+        (["--config", "x", "y", "z", "w"], "--config: expected one for all or one for each of the 3"),
+        (["--out_dir", "a", "b", "a"], "--out_dir a b a: a folder occurs twice"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, more, message):
+    monkeypatch.chdir(tmp_path)
+    words = ["--model_dir", "m", "--data_dir", "d", "--config", "c", "--out_dir", "a", "b", "c", *more]
+    assert main(words) == 1
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_nbest_list(decode, tmp_path):

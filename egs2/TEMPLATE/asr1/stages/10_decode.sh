@@ -29,10 +29,15 @@ for exp in "${pretrain_exp}" "${finetune_exp}"; do
             say "${dump}/${set} is not there, or has no text: left out"
             continue
         fi
+        # A job a set: it starts once and loads the model once for all ways to decode.
+        configs=()
+        folders=()
         for name in ${decode_configs}; do
-            queue python -m espnet_ext.bin.decode --model_dir "${exp}/export" --data_dir "${dump}/${set}" \
-                --config "$(config "conf/decode_${name}.yaml")" --out_dir "${exp}/decode_${name}/${set}" --ngpu "${ngpu}"
+            configs+=("$(config "conf/decode_${name}.yaml")")
+            folders+=("${exp}/decode_${name}/${set}")
         done
+        queue python -m espnet_ext.bin.decode --model_dir "${exp}/export" --data_dir "${dump}/${set}" \
+            --config "${configs[@]}" --out_dir "${folders[@]}" --ngpu "${ngpu}"
     done
 done
 run_queue "${decode_cmd}" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"
