@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_ext.bin.arguments import add_nj, add_out_dir
 from espnet_ext.data.stats import Model, Options, collect_stats
 from espnet_ext.data.tokens import TOKEN_TYPES, Tokenizer
 from espnet_ext.errors import UserError, main_guard
@@ -13,7 +14,7 @@ def get_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="collect_stats", description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="directory written by make_features")
-    parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
+    add_out_dir(parser)
     parser.add_argument("--config", type=Path, help="training YAML: frontend_conf and encoder_conf are read")
     parser.add_argument("--token_list", type=Path, help="tokens.txt, needed if the set has transcripts")
     parser.add_argument(
@@ -38,12 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=0.05,
         help="fail if a larger part of the sentences has characters without token (default: %(default)s)",
     )
-    parser.add_argument(
-        "--nj",
-        type=int,
-        default=1,
-        help="number of processes; the result does not depend on it (default: %(default)s)",
-    )
+    add_nj(parser)
     return parser
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from espnet_ext.bin.arguments import add_in_dir, add_nj, add_out_dir
 from espnet_ext.data.features import FEATS_TYPES, MULTICHANNEL, Options, make_features
 from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import main_guard
@@ -12,8 +12,8 @@ from espnet_ext.errors import main_guard
 def get_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="make_features", description=__doc__)
-    parser.add_argument("--in_dir", type=Path, required=True, help="data directory to read, left untouched")
-    parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
+    add_in_dir(parser)
+    add_out_dir(parser)
     parser.add_argument(
         "--feats_type",
         choices=FEATS_TYPES,
@@ -50,12 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="error",
         help="what to do with more than one channel (default: %(default)s)",
     )
-    parser.add_argument(
-        "--nj",
-        type=int,
-        default=1,
-        help="number of processes; the result does not depend on it (default: %(default)s)",
-    )
+    add_nj(parser)
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_ext.bin.arguments import add_out_dir
 from espnet_ext.data.tokens import TOKEN_TYPES, make_tokens
 from espnet_ext.errors import main_guard
 
@@ -14,7 +15,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--text", type=Path, nargs="+", required=True, help="files of '<id> <sentence>' lines"
     )
-    parser.add_argument("--out_dir", type=Path, required=True, help="gets tokens.txt and bpe.model")
+    add_out_dir(parser, "gets tokens.txt and bpe.model")
     parser.add_argument(
         "--token_type", choices=TOKEN_TYPES, default="unigram", help="kind of tokens (default: %(default)s)"
     )

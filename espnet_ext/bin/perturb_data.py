@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from espnet_ext.bin.arguments import add_in_dir, add_nj, add_out_dir
 from espnet_ext.data.speed import perturb
 from espnet_ext.errors import main_guard
 
@@ -11,8 +11,8 @@ from espnet_ext.errors import main_guard
 def get_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="perturb_data", description=__doc__)
-    parser.add_argument("--in_dir", type=Path, required=True, help="data directory to read, left untouched")
-    parser.add_argument("--out_dir", type=Path, required=True, help="directory to write, replaced as a whole")
+    add_in_dir(parser)
+    add_out_dir(parser)
     parser.add_argument(
         "--speeds",
         type=float,
@@ -20,12 +20,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=[0.9, 1.0, 1.1],
         help="factors; 1.0 is a reference (default: %(default)s)",
     )
-    parser.add_argument(
-        "--nj",
-        type=int,
-        default=1,
-        help="number of processes; the result does not depend on it (default: %(default)s)",
-    )
+    add_nj(parser)
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_ext.bin.arguments import add_out_dir
 from espnet_ext.errors import main_guard
 from espnet_ext.files import atomic_write_text
 from espnet_ext.recipe.provenance import provenance
@@ -16,7 +17,7 @@ def get_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="report", description=__doc__)
     parser.add_argument("--expdir", type=Path, required=True, help="folder of all experiments")
-    parser.add_argument("--out_dir", type=Path, required=True, help="where RESULTS.md and its picture go")
+    add_out_dir(parser, "where RESULTS.md and its picture go")
     return parser
 
 

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from espnet_ext.bin.arguments import add_out_dir
 from espnet_ext.errors import main_guard
 from espnet_ext.files import atomic_write_text
 from espnet_ext.score.alignment import alignment_lines
@@ -18,7 +19,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="score", description=__doc__)
     parser.add_argument("--ref", type=Path, required=True, help="references: `<id> <sentence>` lines")
     parser.add_argument("--hyp", type=Path, required=True, help="hypotheses of the same utterances")
-    parser.add_argument("--out_dir", type=Path, required=True, help="where result.json, alignment.txt go")
+    add_out_dir(parser, "where result.json, alignment.txt go")
     return parser
 
 
