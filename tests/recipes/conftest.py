@@ -8,30 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.toy import TOY
+
 TINY = {
-    "frontend": "default",
-    "frontend_conf": {"fs": 16000, "n_fft": 256, "win_length": 256, "hop_length": 160, "n_mels": 20},
+    **TOY,
     "normalize": "global_mvn",
-    "encoder": "e_branchformer",
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "num_blocks": 1,
-        "cgmlp_linear_units": 32,
-        "cgmlp_conv_kernel": 7,
-        "use_ffn": True,
-        "linear_units": 32,
-    },
-    "decoder": "transformer",
-    "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1},
     "model_conf": {"ctc_weight": 0.5, "lsm_weight": 0.1},
     "max_epoch": 2,
     "frames_per_step": 4000,
-    "num_workers": 0,
-    "optim": "adamw",
-    "optim_conf": {"lr": 0.002},
-    "scheduler": "warmupdecay",
-    "scheduler_conf": {"warmup_steps": 3},
     "best_model_criterion": [["valid", "loss", "min"]],
     "keep_nbest_models": 1,
 }
