@@ -48,7 +48,7 @@ class Rounds(Method):
 
     def supervised(self) -> Part:
         """The control's one loss."""
-        ((turn,),) = (self.control.turns(Position(1, 0, 0)),)
+        (turn,) = self.control.turns(Position(1, 0, 0))
         (part,) = turn.parts
         return part
 

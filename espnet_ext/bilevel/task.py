@@ -78,9 +78,10 @@ class Bilevel(UnlabelledSpeech):
         rate = sample_rate(args)
         hours = streams["labelled"].frame_shift / rate / 3600 if rate else None
         steps = streams["labelled"].steps(1)
-        # A control that is never asked for updates: its loss and its figures are used, and its updater is
-        # `upper`.
-        joint = _with_optimizer(args, UPPER, max_epoch=max(1, phases.joint))
+        # A control that is never asked for its turns: its loss and its figures are used, its updater is
+        # `upper`. Of hypotheses that one makes the exploration steps too.
+        passes = phases.joint * (phases.explore + 1 if args.pseudo_text else 1)
+        joint = argparse.Namespace(**{**vars(args), "max_epoch": max(1, passes)})
         control = super().build_method(joint, model, streams)
         updaters = {}
         if phases.joint:
@@ -149,7 +150,7 @@ class BilevelTransducerTask(Bilevel, TransducerTask):
     """Bilevel training of the transducer; its encoder needs `vgg_like: false`."""
 
 
-def _with_optimizer(args: argparse.Namespace, suffix: str, lr: float | None = None, **changes):
+def _with_optimizer(args: argparse.Namespace, suffix: str, lr: float | None = None) -> argparse.Namespace:
     """The options with another level's optimiser in place of the first one's, and perhaps another rate."""
     names = {
         name: getattr(args, name.format(suffix))
@@ -158,7 +159,7 @@ def _with_optimizer(args: argparse.Namespace, suffix: str, lr: float | None = No
     values = {name.format(""): value for name, value in names.items()}
     if lr is not None:
         values["optim_conf"] = {**values["optim_conf"], "lr": lr}
-    return argparse.Namespace(**{**vars(args), **values, **changes})
+    return argparse.Namespace(**{**vars(args), **values})
 
 
 def _check_rates(args: argparse.Namespace, options: BilevelOptions, phases: Phases) -> None:

@@ -25,7 +25,9 @@ class Watch(torch.nn.Module):
     @torch.no_grad()
     def see_codes(self, codes: torch.Tensor) -> None:
         """Count codes, any shape of whole numbers below V."""
-        self.new_codes += torch.bincount(codes.flatten(), minlength=self.new_codes.numel())
+        codes = codes.flatten()
+        # Not bincount: it would ask a GPU for the largest code, and wait.
+        self.new_codes.scatter_add_(0, codes, torch.ones_like(codes, dtype=self.new_codes.dtype))
 
     @torch.no_grad()
     def see_vectors(self, vectors: torch.Tensor) -> None:

@@ -86,6 +86,18 @@ def test_the_same_batches_of_each_kind_as_the_method(command, tmp_path, bilevel_
         assert summaries[0][kind] == summaries[1][kind]
 
 
+def test_the_schedule_covers_both_kinds_of_steps(training, bilevel_conf, hypotheses):
+    """One optimiser makes exploration and joint steps: its rate reaches its end with the last of them."""
+    options = [*bilevel_conf(final_epochs=1, **ROUNDS), "--scheduler_conf", "final=0.1"]
+    run = training(BilevelTask, "bilevel", "--pseudo_text", hypotheses, *options)
+    steps = [run.method.epoch_steps(epoch, run.streams) for epoch in range(1, 4)]
+    upper = run.method.updaters["upper"]
+    run.advance(sum(steps) - 1)
+    assert 0.1 < upper.lr / 0.002 < 0.2
+    run.advance(1)
+    assert upper.scheduler.last_epoch == sum(steps)
+
+
 def test_no_warm_start_without_an_unsupervised_loss(command, tmp_path, hypotheses):
     with pytest.raises(UserError, match="--pseudo_text: hypotheses need no warm start"):
         BilevelTask.main(cmd=command("bilevel", tmp_path, "--pseudo_text", hypotheses))
