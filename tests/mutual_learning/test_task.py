@@ -228,11 +228,13 @@ def test_calibration_of_an_exported_model(mutual, toy_corpus, tmp_path, capfd):
     assert printed["labels"] == sum(len(line.split()[1]) + 1 for line in texts)
 
 
-def test_recipe_s_configuration_names_every_option(repo_root):
-    config = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune_mutual_learning.yaml").read_text())
+@pytest.mark.parametrize("recipe", ["TEMPLATE", "synth"])
+def test_recipe_s_configuration_names_every_option(repo_root, recipe):
+    folder = repo_root / "egs2" / recipe / "asr1/conf"
+    config = yaml.safe_load((folder / "finetune_mutual_learning.yaml").read_text())
     assert config["mutual_learning_conf"].keys() == DEFAULTS.keys()
     parse_conf(config["mutual_learning_conf"])
-    plain = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune.yaml").read_text())
+    plain = yaml.safe_load((folder / "finetune.yaml").read_text())
     # Else the comparison with plain fine-tuning would be one of optimisers.
     assert {name: config[name] for name in plain} == plain
     assert config.keys() - plain.keys() == {"peers", "mutual_learning_conf"}
