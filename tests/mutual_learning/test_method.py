@@ -58,11 +58,11 @@ def test_weight_zero_is_k_trainings_of_their_own(
     peers = [make_peer("peer1", 1), make_peer("peer2", 2), make_peer("peer3", 3, size=24)]
     alone = [copy.deepcopy(peer.model) for peer in peers]
     method = MutualMethod(peers, options(0.0, sampling=own), seed=1)
-    update = run_steps(method, seed=1)[0]
+    update = run_steps(method, seed=1, steps=20)[0]
     for peer, model in zip(peers, alone, strict=True):
         updater = make_updater(model)
         control = SampledMethod(model, updater, sampling=own) if own else JointMethod(model, updater)
-        single = run_steps(control, seed=peer.seed)[0]
+        single = run_steps(control, seed=peer.seed, steps=20)[0]
         assert_same(everything(peer.model, peer.updater), everything(model, updater))
         figures = update.figures
         assert figures[f"loss_{peer.name}"][0] == single.figures["loss"][0]
