@@ -4,12 +4,21 @@ import argparse
 
 from espnet2.tasks.asr_transducer import ASRTransducerTask as ESPnetTransducerTask
 
+from espnet_ext.asr.load import read_config
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer import TransducerModel, adopt
 from espnet_ext.asr.transducer_method import TransducerMethod
 from espnet_ext.train import options as train_options
 from espnet_ext.train.method import Method
 from espnet_ext.train.streams import Stream
+
+
+def describes_transducer(cmd: list[str] | None) -> bool:
+    """Whether the YAML of a command line's `--config` is a transducer's: it alone has a joint network."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    path = parser.parse_known_args(cmd)[0].config
+    return path is not None and "joint_network_conf" in read_config(path)
 
 
 class TransducerTask(ASRTask):

@@ -15,7 +15,7 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--teacher",
         required=True,
-        help="folder of lm_train, HuggingFace folder or hub name, or table of vectors",
+        help="folder of lm_train, HuggingFace folder or hub name, minilm (a package), or table of vectors",
     )
     add("--text", type=Path, nargs="+", required=True, help="`text` files of the training sets")
     add("--other_text", type=Path, nargs="*", default=[], help="`text` files of further sets (validation)")

@@ -94,7 +94,8 @@ class AttentionTransfer(JointMethod):
         `loss` among the figures of the training is the joint loss alone, comparable with the control's.
         """
         with full_precision(targets.values.device):
-            prediction = self.head(output.decoder_hidden.float()[targets.there])  # (N, E)
+            hidden = output.decoder_hidden[targets.there]
+            prediction = self.head(hidden.to(torch.promote_types(hidden.dtype, torch.float32)))  # (N, E)
             target = targets.values[targets.there]
             each = distance(prediction, target, self.options.distance)
         return each.sum(), embedding_figures(prediction, target, each, self.options.distance)

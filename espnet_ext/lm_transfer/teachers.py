@@ -120,6 +120,6 @@ def load_teacher(
         from espnet_ext.lm_transfer.masked_lm import MaskedLMTeacher
 
         return MaskedLMTeacher(path, tokenizer, layers, device)
-    from espnet_ext.lm_transfer.huggingface import HuggingFaceTeacher
+    from espnet_ext.lm_transfer.huggingface import HuggingFaceTeacher, minilm_folder
 
-    return HuggingFaceTeacher(place, layers, case, device)
+    return HuggingFaceTeacher(minilm_folder() if place == "minilm" else place, layers, case, device)

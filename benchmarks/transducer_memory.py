@@ -1,0 +1,146 @@
+"""Peak memory and time of the transducer's joint lattice: group by group beside the padded full lattice.
+
+Run from the repository: ``python benchmarks/transducer_memory.py`` (``--device cuda`` on a GPU). Both systems
+compute joint network, torchaudio's loss and all gradients of the same utterances, all at full length; each in
+a process of its own. The peak is what the computation adds to what the process held before it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from record import record
+
+SYSTEMS = ("full lattice", "group by group")
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+class Peak:
+    """Largest memory since it was started, above what was held then."""
+
+    def __init__(self, device: str):
+        import torch
+
+        self.cuda = torch.cuda if device == "cuda" else None
+        if self.cuda:
+            self.cuda.synchronize()
+            self.cuda.reset_peak_memory_stats()
+            self.before = self.cuda.memory_allocated()
+            return
+        self.before = self.largest = _resident()
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.stopped.wait(0.001):
+            self.largest = max(self.largest, _resident())
+
+    def stop(self) -> int:
+        if self.cuda:
+            return self.cuda.max_memory_allocated() - self.before
+        self.stopped.set()
+        self.thread.join()
+        return self.largest - self.before
+
+
+def _measure(system: str, a: argparse.Namespace) -> dict:
+    """Peak and time of one system, in this process."""
+    import torch
+    import torchaudio
+    from espnet2.asr_transducer.joint_network import JointNetwork
+
+    from espnet_ext.asr.transducer_loss import joint_loss
+
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    device = torch.device(a.device)
+    joint = JointNetwork(a.vocabulary, a.size, a.size, joint_space_size=a.joint).to(device)
+    encoder = torch.randn(a.batch, a.frames, a.size, device=device, requires_grad=True)
+    predictor = torch.randn(a.batch, a.labels + 1, a.size, device=device, requires_grad=True)
+    targets = torch.randint(1, a.vocabulary, (a.batch, a.labels), device=device, dtype=torch.int32)
+    frames = torch.full((a.batch,), a.frames, device=device, dtype=torch.int32)
+    labels = torch.full((a.batch,), a.labels, device=device, dtype=torch.int32)
+
+    def full() -> torch.Tensor:
+        scores = joint(encoder[:, :, None], predictor[:, None])
+        return torchaudio.functional.rnnt_loss(scores, targets, frames, labels, blank=0, reduction="mean")
+
+    def grouped() -> torch.Tensor:
+        count = a.batch
+        return joint_loss(
+            lambda nodes: nodes.losses().sum() / count, joint, encoder, frames, predictor, targets, labels
+        )
+
+    def run(loss) -> float:
+        for tensor in (encoder, predictor, *joint.parameters()):
+            tensor.grad = None
+        value = loss()
+        value.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return float(value.detach())
+
+    loss = full if system == SYSTEMS[0] else grouped
+    peak = Peak(a.device)
+    value = run(loss)
+    largest = peak.stop()
+    seconds = []
+    for _ in range(a.repeats):
+        start = time.perf_counter()
+        run(loss)
+        seconds.append(time.perf_counter() - start)
+    gradient = float(encoder.grad.norm())
+    return {"peak_bytes": largest, "seconds": min(seconds), "loss": value, "gradient_norm": gradient}
+
+
+def main() -> None:
+    """Measure both systems and record the second's ratios to the first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--batch", type=int, default=8)
+    add("--frames", type=int, default=500)
+    add("--labels", type=int, default=100)
+    add("--vocabulary", type=int, default=500)
+    add("--size", type=int, default=256, help="of the outputs of encoder and predictor")
+    add("--joint", type=int, default=256, help="joint space")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--threads", type=int, default=0, help="of torch (0: its own choice)")
+    add("--repeats", type=int, default=5, help="the best time of so many runs counts")
+    add("--system", choices=SYSTEMS, help=argparse.SUPPRESS)  # what a process of this script measures
+    arguments = parser.parse_args()
+    if arguments.system:
+        print(json.dumps(_measure(arguments.system, arguments)))
+        return
+    found = []
+    for system in SYSTEMS:
+        done = subprocess.run(
+            [sys.executable, *sys.argv, "--system", system], stdout=subprocess.PIPE, check=True
+        )
+        found.append(json.loads(done.stdout))
+    for key, tolerance in (("loss", 1e-5), ("gradient_norm", 1e-4)):
+        if abs(found[1][key] / found[0][key] - 1) > tolerance:
+            sys.exit(f"{key}: {found[1][key]} group by group, {found[0][key]} over the full lattice")
+    for system, figures in zip(SYSTEMS, found, strict=True):
+        record(
+            "transducer_memory",
+            system,
+            device=arguments.device,
+            peak_mb=round(figures["peak_bytes"] / 2**20, 1),
+            seconds=round(figures["seconds"], 3),
+            part_of_full_peak=round(figures["peak_bytes"] / found[0]["peak_bytes"], 3),
+            part_of_full_time=round(figures["seconds"] / found[0]["seconds"], 3),
+        )
+
+
+if __name__ == "__main__":
+    main()

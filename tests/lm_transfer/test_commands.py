@@ -1,0 +1,253 @@
+"""From sentences to a trained recogniser by the commands: language model, targets, both tasks, export."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_ext.asr.task import ASRTask
+from espnet_ext.asr.transducer_task import TransducerTask
+from espnet_ext.bin import lm_targets, lm_train
+from espnet_ext.errors import UserError
+from espnet_ext.lm_transfer.task import LMTransferTask
+
+
+@pytest.fixture
+def sentences(write_text):
+    """Sentences in which every letter follows from its neighbours: pieces of "abcdeabcde..."."""
+    rows = {f"s{i:03d}": ("abcde" * 3)[i % 5 : i % 5 + 4 + i % 4] for i in range(60)}
+    return write_text("lm/train", rows), write_text("lm/dev", {f"v{i}": rows[f"s{i:03d}"] for i in range(30)})
+
+
+@pytest.fixture
+def train_lm(tmp_path, sentences, tokenizer):
+    """Function: options → exit status of `lm_train` into the folder `lm_exp`."""
+
+    def run(*options: str) -> int:
+        return lm_train.main(
+            [
+                f"--output_dir={tmp_path / 'lm_exp'}",
+                f"--text={sentences[0]}",
+                f"--valid_text={sentences[1]}",
+                f"--token_list={tmp_path / 'tokens.txt'}",
+                "--token_type=char",
+                "--size=16",
+                "--heads=2",
+                "--blocks=1",
+                "--tokens_per_step=200",
+                "--warmup_steps=5",
+                *options,
+            ]
+        )
+
+    return run
+
+
+@pytest.fixture
+def dump(tmp_path):
+    """Function: teacher → exit status of `lm_targets` for the toy corpus."""
+
+    def run(teacher, *options: str) -> int:
+        return lm_targets.main(
+            [
+                f"--teacher={teacher}",
+                f"--text={tmp_path / 'corpus' / 'text'}",
+                f"--other_text={tmp_path / 'corpus' / 'text'}",
+                f"--token_list={tmp_path / 'tokens.txt'}",
+                "--token_type=char",
+                f"--out_dir={tmp_path / 'targets'}",
+                *options,
+            ]
+        )
+
+    return run
+
+
+def figures(folder) -> list[dict[str, float]]:
+    """Rows of an experiment's epochs."""
+    with open(next(folder.glob("*.csv"))) as handle:
+        return [{n: float(v) for n, v in row.items() if v} for row in csv.DictReader(handle)]
+
+
+def test_language_model_learns_and_teaches(train_lm, tmp_path, tokenizer):
+    """The small LM guesses masked letters from both sides; its folder is a teacher of its own tokens
+    alone.
+    """
+    from espnet_ext.lm_transfer.teachers import load_teacher
+
+    size = ["--size=32", "--blocks=2"]
+    assert train_lm("--max_epoch=60", "--lr=0.005", "--dropout_rate=0", *size) == 0
+    rows = figures(tmp_path / "lm_exp")
+    assert rows[-1]["valid_acc"] > 0.6 and rows[-1]["valid_loss"] < 0.25 * rows[0]["valid_loss"]
+    teacher = load_teacher(str(tmp_path / "lm_exp"), tokenizer)
+    found = teacher.embed([teacher.split("abab").ids, teacher.split("cd").ids])
+    assert [each.shape for each in found] == [(5, 32), (3, 32)] and not teacher.model.training
+    np.testing.assert_allclose(found[1], teacher.embed([teacher.split("cd").ids])[0], atol=1e-5)
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\na\n<sos/eos>\n")
+    with pytest.raises(UserError, match="trained with another token list"):
+        load_teacher(str(tmp_path / "lm_exp"), type(tokenizer)(tmp_path / "tokens.txt", "char"))
+
+
+def test_language_model_goes_on_where_it_was(train_lm, tmp_path):
+    """Stopped after an epoch and run again, it ends with the same numbers."""
+    assert train_lm("--max_epoch=3") == 0
+    whole = torch.load(tmp_path / "lm_exp" / "lm.pth")
+    (tmp_path / "lm_exp").rename(tmp_path / "whole")
+    train_lm("--max_epoch=3", "--checkpoint_minutes=0")
+    checkpoint = tmp_path / "lm_exp" / "checkpoint.pth"
+    assert checkpoint.exists()
+    for name in ("lm.pth", "lm.yaml", "train_summary.json"):
+        (tmp_path / "lm_exp" / name).unlink()
+    assert train_lm("--max_epoch=3") == 0
+    again = torch.load(tmp_path / "lm_exp" / "lm.pth")
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_unknown_options_of_the_language_model(train_lm, tmp_path, capsys):
+    (tmp_path / "lm.yaml").write_text("sizes: 3\n")
+    assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
+    assert "unknown options sizes" in capsys.readouterr().err
+    assert train_lm("--size=15") == 1
+    assert "--size 15: expected an even multiple of --heads 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["attention", "transducer"])
+def test_both_tasks_train(toy_training, dump, bert_folder, tmp_path, kind):
+    """With a real HuggingFace LM: the distance falls, and what is kept of the best epochs is the
+    recogniser alone.
+    """
+    assert dump(bert_folder) == 0
+    targets = f"--lm_targets={tmp_path / 'targets'}"
+    options = ["--lm_transfer_conf", "weight=1.0", "--max_epoch", "4"]
+    assert LMTransferTask.main(cmd=toy_training(kind, "exp", targets, *options)) == 0
+    rows = figures(tmp_path / "exp")
+    assert rows[-1]["train_lm_distance"] < rows[0]["train_lm_distance"]
+    assert {"valid_lm_r2", "train_lm_weight", "valid_loss"} <= set(rows[0])
+    control = ASRTask if kind == "attention" else TransducerTask
+    assert control.main(cmd=toy_training(kind, "control", "--max_epoch", "1")) == 0
+    ours = torch.load(next((tmp_path / "exp").glob("*epoch.pth")))
+    theirs = torch.load(next((tmp_path / "control").glob("*epoch.pth")))
+    assert {n: v.shape for n, v in ours.items()} == {n: v.shape for n, v in theirs.items()}  # K2
+    checkpoint = torch.load(tmp_path / "exp" / "checkpoint.pth")
+    assert set(checkpoint["modules"]) == {"model", "head"}
+
+
+def test_exported_model_is_plain(toy_training, dump, bert_folder, tmp_path):
+    """K2: the export has the control's parameters and no head; stock ESPnet builds it, and it computes the
+    same.
+    """
+    from espnet_ext.train.export import export
+
+    dump(bert_folder)
+    LMTransferTask.main(cmd=toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
+    epochs = export(tmp_path / "exp", tmp_path / "exported", 1)
+    trained = torch.load(tmp_path / "exp" / f"{epochs[0]}epoch.pth")
+    exported = torch.load(tmp_path / "exported" / "model.pth")
+    assert all(torch.equal(exported[name], value) for name, value in trained.items())
+    assert exported.keys() == trained.keys()
+    assert "lm_t" not in (tmp_path / "exported" / "config.yaml").read_text()
+
+
+def test_a_training_that_was_cut_short_goes_on_to_the_same_end(toy_training, dump, bert_folder, tmp_path):
+    dump(bert_folder)
+    targets = f"--lm_targets={tmp_path / 'targets'}"
+    options = [targets, "--lm_transfer_conf", "warmup=5", "--checkpoint_steps", "1"]
+    LMTransferTask.main(cmd=toy_training("transducer", "whole", *options))
+    states = [torch.load(tmp_path / "whole" / "checkpoint.pth")["modules"]]
+
+    from espnet_ext.train import trainer
+
+    step = trainer.Trainer._step
+    calls = iter(range(100))
+
+    class Killed(Exception):
+        pass
+
+    def dying(self):
+        if next(calls) == 5:
+            raise Killed
+        step(self)
+
+    trainer.Trainer._step = dying
+    try:
+        with pytest.raises(Killed):
+            LMTransferTask.main(cmd=toy_training("transducer", "cut", *options))
+    finally:
+        trainer.Trainer._step = step
+    LMTransferTask.main(cmd=toy_training("transducer", "cut", *options))
+    states.append(torch.load(tmp_path / "cut" / "checkpoint.pth")["modules"])
+    for module in ("model", "head"):
+        for name, value in states[0][module].items():
+            assert torch.equal(states[1][module][name], value), name
+
+
+@pytest.mark.parametrize("kind", ["attention", "transducer"])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "--lm_targets: name the folder"),
+        (["--lm_targets=nowhere"], "nowhere: holds no LM targets .*run stage 7"),
+        (
+            ["--lm_targets=T", "--lm_transfer_conf", "wait=1"],
+            "lm_transfer_conf: unknown wait; there are weight",
+        ),
+        (["--lm_targets=T", "--lm_transfer_conf", "distance=l3"], "distance l3: expected mse, l1, cosine"),
+        (["--lm_targets=T", "--lm_transfer_conf", "weight=-1"], "weight -1: expected 0 or more"),
+        (["--lm_targets=T", "--lm_transfer_conf", "weight=a"], "weight 'a': expected a number"),
+    ],
+)
+def test_wrong_options(toy_training, dump, bert_folder, tmp_path, kind, options, message):
+    if "--lm_targets=T" in options:
+        dump(bert_folder)
+    options = [o.replace("=T", f"={tmp_path / 'targets'}") for o in options]
+    with pytest.raises(UserError, match=message):
+        LMTransferTask.main(cmd=toy_training(kind, "exp", *options))
+    assert not list(tmp_path.glob("exp/*epoch.pth"))
+
+
+def test_stale_targets(toy_training, dump, bert_folder, tmp_path):
+    """Transcripts or tokens that have changed since the targets were made stop the training before it
+    starts.
+    """
+    dump(bert_folder)
+    options = f"--lm_targets={tmp_path / 'targets'}"
+    text = tmp_path / "corpus" / "text"
+    whole = text.read_text()
+    text.write_text(whole.replace("utt03 ", "utt03 a"))
+    with pytest.raises(UserError, match="no targets of 1 of 12 utterances, the first is 'utt03'"):
+        LMTransferTask.main(cmd=toy_training("attention", "exp", options))
+    text.write_text(whole)
+    tokens = (tmp_path / "tokens.txt").read_text()
+    (tmp_path / "tokens.txt").write_text(tokens.replace("<sos/eos>", "f\n<sos/eos>"))
+    with pytest.raises(UserError, match="of another token list or SentencePiece model"):
+        LMTransferTask.main(cmd=toy_training("attention", "exp", options))
+
+
+def test_a_decoder_without_states_is_refused(toy_training, dump, bert_folder, tmp_path):
+    dump(bert_folder)
+    options = [f"--lm_targets={tmp_path / 'targets'}", "--model_conf", "ctc_weight=1.0"]
+    with pytest.raises(
+        UserError, match="states of a Transformer decoder, and the model has no attention branch"
+    ):
+        LMTransferTask.main(cmd=toy_training("attention", "exp", *options))
+
+
+def test_dump_says_what_is_wrong(toy_training, dump, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert dump(tmp_path / "empty") == 1
+    assert "no configuration in this folder" in capsys.readouterr().err
+    assert dump(tmp_path / "empty", "--layers=first") == 1
+    assert "--layers first: expected last, mean:K" in capsys.readouterr().err
+
+
+def test_summary_counts_the_recogniser_alone(toy_training, dump, bert_folder, tmp_path):
+    """Parameters of the head are no part of the model's size."""
+    dump(bert_folder)
+    LMTransferTask.main(cmd=toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
+    ASRTask.main(cmd=toy_training("attention", "control"))
+    ours, theirs = (
+        json.loads((tmp_path / name / "train_summary.json").read_text()) for name in ("exp", "control")
+    )
+    assert ours["parameters"] == theirs["parameters"] and ours["steps"] == theirs["steps"]
