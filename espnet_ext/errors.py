@@ -1,5 +1,6 @@
 """What a person reads when something is wrong with the input, and how a command ends then."""
 
+import errno
 import functools
 import os
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 
 #: Exit status "preempted: run me again" (EX_TEMPFAIL of sysexits.h).
 RUN_AGAIN = 75
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -37,7 +40,8 @@ def main_guard(main: Callable) -> Callable:
             if error.filename is None and error.errno is None:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            again = "; make room and run it again" if error.errno in _FULL else ""
+            print(f"error: {where}{error.strerror or error}{again}", file=sys.stderr)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return 130

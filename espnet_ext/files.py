@@ -54,6 +54,11 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, target)
         _sync(target.parent)
+    except OSError as error:
+        # A write that fails (a full disk, a quota) does not know the name of its file.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

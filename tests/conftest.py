@@ -1,7 +1,9 @@
 """Fixtures of all tests."""
 
+import contextlib
 import os
 import random
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +23,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def repo_root() -> Path:
     """The directory of the repository."""
     return _ROOT
+
+
+@pytest.fixture(scope="session")
+def full_disk():
+    """Function: n → context in which no file can grow beyond n bytes, as on a disk that fills up."""
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture(scope="session")

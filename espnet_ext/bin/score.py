@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         "versions": {"jiwer": version("jiwer")},
     }
     lines = alignment_lines(names, references, hypotheses, score)
+    # Taken away first and written last: where it stands, the alignment belongs to it.
+    (args.out_dir / "result.json").unlink(missing_ok=True)
     atomic_write_text(args.out_dir / "alignment.txt", "".join(f"{line}\n" for line in lines))
     atomic_write_text(args.out_dir / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(_message(args.out_dir, result))

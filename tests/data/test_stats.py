@@ -201,6 +201,17 @@ def test_bad_input(corpus, dump, fails):
     assert "run the features stage again" in message and not Path("stats").exists()
 
 
+def test_a_full_disk_leaves_the_statistics_before(corpus, dump, fails, full_disk):
+    dump()
+    assert run(*TOKENS) == 0
+    before = {path: path.read_bytes() for path in Path("stats").iterdir()}
+    with full_disk(500):
+        message = fails(collect_stats.main, "--data_dir", "dump/x", "--out_dir", "stats", *TOKENS)
+    assert "stats: cannot be written: File too large; nothing was left behind" in message
+    assert {path: path.read_bytes() for path in Path("stats").iterdir()} == before
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+
+
 @pytest.mark.slow
 def test_equals_espnets_own_collect_stats(corpus, dump):
     dump()

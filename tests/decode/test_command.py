@@ -153,6 +153,16 @@ def test_what_is_done_stays_when_a_later_set_fails(decode, dumped, tmp_path, exp
     assert "none/wav.scp: no such file" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
+def test_a_full_disk_leaves_nothing_that_looks_finished(decode, tmp_path, full_disk):
+    assert decode()[0] == 0
+    with full_disk(300):  # the texts are shorter, the summary is longer
+        status, printed = decode()
+    out = tmp_path / "out"
+    assert status == 1 and f"error: {out / 'decode.json'}: File too large; make room and run it" in printed
+    assert sorted(path.name for path in out.iterdir()) == ["scores", "text", "token"]
+    assert decode()[0] == 0 and (out / "decode.json").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

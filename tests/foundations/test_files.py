@@ -25,6 +25,16 @@ def test_nothing_of_a_failed_write_remains(tmp_path):
     assert names(tmp_path) == ["text"] and (tmp_path / "text").read_text() == "old"
 
 
+def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path, full_disk):
+    """A write knows only that it failed, not where."""
+    with full_disk(5), pytest.raises(OSError) as caught:
+        atomic_write_text(tmp_path / "text", "more than five")
+    assert caught.value.filename == str(tmp_path / "text") and names(tmp_path) == []
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "text"):
+        (tmp_path / "absent").read_text()
+    assert str(caught.value.filename) == str(tmp_path / "absent")
+
+
 def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path):
     for content in ("a", "b"):
         with atomic_dir(tmp_path / "set") as folder:
@@ -69,7 +79,7 @@ def test_how_commands_end(capsys):
     assert command(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err.splitlines() == [
         "error: data/x:3: bad",
-        "error: dump/x: No space left on device",
+        "error: dump/x: No space left on device; make room and run it again",
         "error: interrupted",
     ]
     with pytest.raises(ZeroDivisionError):  # a fault of the code keeps its traceback

@@ -45,6 +45,16 @@ def test_counts(score, tmp_path):
     ]
 
 
+def test_a_full_disk_leaves_no_rates_of_an_older_text(score, tmp_path, full_disk):
+    assert score("a x\n", "a x\n")[2]["wer"] == 0.0
+    (tmp_path / "longer").write_text("a " + "y " * 100 + "\n")
+    words = ["--ref", tmp_path / "longer", "--hyp", tmp_path / "ref", "--out_dir", tmp_path / "out"]
+    with full_disk(300):
+        assert main([*map(str, words)]) == 1
+    assert not (tmp_path / "out" / "result.json").exists()
+    assert score("a x\n", "a y\n")[2]["wer"] == 100.0
+
+
 def test_perfect_and_empty(score):
     assert score("a x\nb\n", "a x\nb\n")[2]["wer"] == 0.0
     assert score("a\nb\n", "a\nb \n")[2]["wer"] == 0.0
