@@ -43,7 +43,7 @@ class ExactFrontend(DefaultFrontend):
                 f"an utterance of {int(input_lengths.min())} samples is too short for a window of "
                 f"{stft.n_fft}; raise --min_wav_duration (stage 3)"
             )
-        # Reflection at sample 0 and, for each utterance, at its own last sample; what lies beyond is not used.
+        # Reflection at sample 0 and, for each utterance, at its own last sample; what lies beyond is unused.
         padded = torch.nn.functional.pad(input, (margin, margin))  # (B, N + 2 margin)
         padded[:, :margin] = input[:, 1 : margin + 1].flip(1)
         ends = input_lengths.to(input.device)[:, None]  # (B, 1)
