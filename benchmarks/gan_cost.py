@@ -2,7 +2,8 @@
 
 Run from the repository: ``python benchmarks/gan_cost.py`` (``--ngpu 1`` on a GPU). The model is a recipe's
 (pretrain.yaml) with random weights, the batch is noise of its ``frames_per_step``. Each system is a process
-of its own, started ``--rounds`` times in turn; a step's median time over all rounds counts. Bounds at V =
+of its own, started ``--rounds`` times in turn; a step's median time over all rounds counts, on the clock and
+of the processor (which means more on a machine that does other things as well). Bounds at V =
 500 on a CPU: 1.15 times the control's step (``order: fused``), 1.6 times (``paper``), 1.15 times its memory.
 Memory is what a step adds to a process that has torch and ESPnet loaded (on a GPU: what torch allocated).
 """
@@ -51,14 +52,14 @@ def main() -> None:
             rounds[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(name, rounds[name][-1], flush=True)
     found = {
-        name: (
-            median(second for each in results for second in each["seconds"]),
+        name: [
+            *(median(second for each in results for second in each[what]) for what in ("seconds", "cpu")),
             max(each["megabytes"] for each in results),
-        )
+        ]
         for name, results in rounds.items()
     }
     control = found["control"]
-    for name, (seconds, megabytes) in found.items():
+    for name, (seconds, cpu, megabytes) in found.items():
         record(
             "gan_cost",
             name,
@@ -68,9 +69,11 @@ def main() -> None:
             precision=args.precision,
             threads=args.threads,
             step_ms=round(1000 * seconds, 1),
+            cpu_ms=round(1000 * cpu, 1),
             megabytes=round(megabytes, 1),
             times_step=round(seconds / control[0], 3),
-            times_memory=round(megabytes / control[1], 3),
+            times_cpu=round(cpu / control[1], 3),
+            times_memory=round(megabytes / control[2], 3),
         )
 
 
@@ -119,9 +122,9 @@ def measure(args: argparse.Namespace) -> dict:
     stream, data = noise(args.frames_per_step or options.frames_per_step, shift, len(tokens), device)
     runner = StepRunner(method, {"labelled": stream}, World(device=device), SEED, args.precision)
     method.train()
-    seconds = []
+    seconds, cpu = [], []
     for step in range(args.steps + 2):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         position, kept = Position(1, step, step), {}
         for turn in method.turns(position):
             runner.run(turn, {"labelled": data}, kept, position)
@@ -129,8 +132,10 @@ def measure(args: argparse.Namespace) -> dict:
         if args.ngpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - used)
     return {
         "seconds": seconds[2:],
+        "cpu": cpu[2:],
         "megabytes": peak(device) - before,
         "device": torch.cuda.get_device_name() if args.ngpu else "cpu",
         "frames": data.totals.frames,

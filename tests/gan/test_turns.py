@@ -257,8 +257,32 @@ def test_gradient_norms_at_the_decoders_output(make_method, recogniser, data):
     for name, gradient in (("grad_joint", joint), ("grad_adv", adv)):
         amount, weight = figures[name]
         assert weight == labels
-        expected = gradient.norm(dim=-1).sum() / labels
-        assert float(amount) / weight == pytest.approx(expected.item(), rel=1e-4), name
+        expected = gradient.detach().norm(dim=-1).sum() / labels
+        assert amount.item() / weight == pytest.approx(expected.item(), rel=1e-4), name
+
+
+def test_the_critic_computes_in_full_precision(make_method, data, monkeypatch):
+    """Inside bf16 autocast, whatever the recogniser does: scores, slopes and penalty are fp32's."""
+    seen = []
+    real = Critic.forward
+
+    def spy(self, sequences, lengths, statistics=None):
+        out = real(self, sequences, lengths, statistics)
+        seen.append((sequences.dtype, self.project(sequences).dtype, out[0].dtype))
+        return out
+
+    monkeypatch.setattr(Critic, "forward", spy)
+    method, micro = make_method(lambda_d=1.0), micro_of(data())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert method.model.decoder.output_layer(torch.zeros(1, 16)).dtype == torch.bfloat16
+        loss = method.recogniser_part(micro)
+        micro.kept = loss.kept
+        inside = method.critic_part(micro)
+    outside = method.critic_part(micro)
+    assert len(seen) == 5 and set(sum(seen, ())) == {torch.float32}
+    assert torch.equal(inside.loss, outside.loss)
+    for name, (amount, _) in inside.figures.items():
+        assert torch.equal(amount, outside.figures[name][0]), name
 
 
 def test_warm_up_of_lambda_d(make_method, data, train):
@@ -316,11 +340,11 @@ def test_every_update_of_the_critic_draws_other_points(make_method, data, train,
 
 @pytest.mark.slow
 def test_the_adversarial_term_does_not_stop_learning(make_method, recogniser, data, train):
-    """G10: with the paper's weight the recogniser still learns 20 utterances by heart."""
-    losses = {}
-    for kind in ("none", "gan"):
-        model = recogniser(augment=False, **QUIET)
-        options = {"lambda_d": 1e-4} if kind == "gan" else {}
-        method = make_method(kind, model=model, lr=4e-3, **options)
-        losses[kind] = [row["loss_att"] for row in train(method, data(((0, 20),), 20), 250)]
-    assert losses["gan"][-1] < 0.05 * losses["gan"][0]
+    """G10: with the paper's weight the recogniser still learns 20 utterances by heart.
+
+    ESPnet's label smoothing is a divergence: its floor is 0.
+    """
+    method = make_method(model=recogniser(augment=False, **QUIET), lr=4e-3, lambda_d=1e-4)
+    rows = train(method, data(((0, 20),), 20), 300)
+    assert rows[-1]["loss_att"] < 0.01 * rows[0]["loss_att"]
+    assert rows[-1]["acc"] == 1.0
