@@ -4,13 +4,13 @@ Run from the repository: ``python benchmarks/bilevel_cost.py`` (``--ngpu 1`` on 
 recipe's (pretrain.yaml under finetune_bilevel.yaml) with random weights, batches are noise of its sizes. Each
 system is a process of its own, started ``--rounds`` times in turn; the median over all rounds counts. Bounds:
 a round of N_low exploration steps and a joint step takes at most 1.05 times one supervised step and N_low + 1
-unsupervised ones; its memory, optimiser state aside, is at most 1.1 times that of the larger of the two.
-Memory is what steps add to a process that holds model and libraries (on a GPU: what torch allocated).
+unsupervised ones; its memory, optimiser state aside, is at most 1.1 times that of the larger of the two. On a
+CPU time is the process's own, so that others do not count. Memory is the most that torch has allocated at a
+time above what it holds between two steps (parameters, moments, batches).
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -114,24 +114,26 @@ def measure(args: argparse.Namespace) -> dict:
     method = task.build_method(options, model, streams)
     runner = StepRunner(method, streams, world, SEED, args.precision)
     method.train()
-    before = peak(device)
     steps = args.explore_steps + 1 if args.system == "bilevel" else 1
-    seconds = []
-    for unit in range(args.steps + 2):
-        start = time.perf_counter()
-        for step in range(unit * steps, (unit + 1) * steps):
+
+    def unit(number: int) -> None:
+        for step in range(number * steps, (number + 1) * steps):
             position = Position(1, step, step)
             for turn in method.turns(position):
                 runner.run(turn, data, {}, position)
             method.after_step(position)
         if args.ngpu:
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    states = [u.optimizer.state.values() for u in method.updaters.values()]
-    moments = sum(t.nbytes for each in states for state in each for t in state.values() if torch.is_tensor(t))
+
+    clock = time.perf_counter if args.ngpu else time.process_time
+    seconds = []
+    for number in range(args.steps + 2):
+        start = clock()
+        unit(number)
+        seconds.append(clock() - start)
     return {
         "seconds": seconds[2:],
-        "megabytes": peak(device) - before - moments / 1e6,
+        "megabytes": most_allocated(lambda: unit(args.steps + 2), device) / 1e6,
         "device": torch.cuda.get_device_name() if args.ngpu else "cpu",
         "parameters": sum(p.numel() for p in model.parameters()),
         "frames": data["labelled"].totals.frames,
@@ -172,13 +174,24 @@ def noise(frames: int, shift: int, tokens: int, world, seconds: float = 4.0):
     return Noise(), step
 
 
-def peak(device) -> float:
-    """Most memory used so far, in megabytes."""
-    if device.type == "cuda":
-        import torch
+def most_allocated(work, device) -> int:
+    """Most bytes that torch has allocated at a time during ``work()``, above what it holds before."""
+    import torch
 
-        return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
 
 
 if __name__ == "__main__":
