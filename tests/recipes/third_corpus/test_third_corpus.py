@@ -11,7 +11,9 @@ from espnet_ext.data.kaldi import DataDir, read_table
 
 WORDS = ["ναι", "όχι", "μπορεί", "it's", "naïve"]
 SETS = {"practice": 16, "check-up": 4, "final.1": 4}
-AWKWARD = ["", "'", '"', ";", "$(touch${IFS}evil)", "/", "&", "*", "\\"]
+#: Stand at both ends of ids, some also for a speaker.
+AWKWARD = ["", "'", '"', ";", "$(touch${IFS}evil)", "/", "&", "*", "\\", "--force", "日本", "long" * 100]
+AWKWARD += ["`touch${IFS}evil`", "|", "%s{}", "#", "../../"]
 
 RUN = """\
 #!/usr/bin/env bash
@@ -27,6 +29,7 @@ DATA = """\
 set -euo pipefail
 . ./path.sh
 mkdir -p "${datadir}"
+ln -sfn "$1" recordings
 cp -r "$1"/sets/* "${datadir}/"
 """
 
@@ -42,21 +45,27 @@ def recording(tmp_path):
         rows = {file: [] for file in ("wav.scp", "text", "utt2spk")}
         segments = []
         for number in range(count):
-            utterance = f"{name}{AWKWARD[number % len(AWKWARD)]}-{number:02d}"
+            lead, end = (AWKWARD[(number + more) % len(AWKWARD)] for more in (1, 0))
+            utterance = f"{lead}{name}{end}-{number:02d}"
             rate = (8000, 44100)[number % 2]
             samples = draw.normal(0, 0.1, int(rate * draw.uniform(1.5, 2.5)))
             path = folder / f"{name} no. {number}.wav"
             soundfile.write(path, samples, rate)
             recording = utterance
             if name == "practice":  # one set with segments
-                recording = f"tape{number:02d}"
+                recording = f"{lead}tape{number:02d}"
                 segments.append(f"{utterance} {recording} 0.1 1.4")
-            rows["wav.scp"].append(f"{recording} {path}")
+            # From the recipe's folder, data.sh makes the link.
+            written = f"recordings/{path.name}" if name == "final.1" else path
+            rows["wav.scp"].append(f"{recording} {written}")
             rows["text"].append(f"{utterance} {' '.join(draw.choice(WORDS, 2))}")
-            rows["utt2spk"].append(f"{utterance} somebody")
+            rows["utt2spk"].append(f"{utterance} {lead or 'somebody'}")
         for file, lines in {**rows, "segments": segments}.items():
             if lines:
-                (target / file).write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+                lines = sorted(lines)
+                if name == "check-up":  # as some editors leave them: tabs, spaces at the end, CRLF
+                    lines = [line.replace(" ", " \t", 1) + " \t\r" for line in lines]
+                (target / file).write_bytes("".join(f"{line}\n" for line in lines).encode())
     return folder
 
 
