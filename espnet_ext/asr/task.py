@@ -184,7 +184,9 @@ class ASRTask(ESPnetASRTask):
         """
         trained = [p for p in parameters if p.requires_grad]
         option = {
-            n: getattr(args, n + suffix) for n in ("optim", "optim_conf", "scheduler", "scheduler_conf")
+            what + conf: getattr(args, f"{what}{suffix}{conf}")  # ESPnet's --optim2, --optim2_conf, ...
+            for what in ("optim", "scheduler")
+            for conf in ("", "_conf")
         }
         optimizer = optim_classes[option["optim"]](trained, **option["optim_conf"])
         scheduler = None
