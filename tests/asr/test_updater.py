@@ -10,7 +10,7 @@ from espnet_ext.asr.task import ASRTask
 
 @pytest.mark.parametrize("suffix, lr, kind", [("", 0.1, torch.optim.SGD), ("2", 0.2, torch.optim.Adam)])
 def test_each_optimiser_reads_its_own_options(suffix, lr, kind):
-    """ESPnet's names: --optim2 and --optim2_conf; frozen parameters are left out, the schedule gets its end."""
+    """ESPnet's names, --optim2 and --optim2_conf; frozen parameters are left out."""
     args = SimpleNamespace(
         optim="sgd",
         optim_conf={"lr": 0.1},
@@ -27,7 +27,7 @@ def test_each_optimiser_reads_its_own_options(suffix, lr, kind):
         torch.nn.Parameter(torch.ones(1), requires_grad=False),
     )
     updater = ASRTask.make_updater(args, [trained, frozen], 4, suffix=suffix)
-    assert type(updater.optimizer) is kind and updater.lr == lr and updater.parameters == [trained]
+    assert isinstance(updater.optimizer, kind) and updater.lr == lr and updater.parameters == [trained]
     assert (updater.scheduler is None) == (suffix == "")
     if updater.scheduler:
         for _ in range(4):
