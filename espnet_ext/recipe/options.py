@@ -98,6 +98,8 @@ class Option:
             value = " ".join(words)
         if self.type == "words":
             shlex.split(value)
+        if self.type in ("path", "config") and value.startswith("-"):
+            value = f"./{value}"  # no command takes it for an option
         if self.choices and value not in self.choices:
             raise ValueError(f"one of {', '.join(self.choices)}{_did_you_mean(value, self.choices)}")
         return value

@@ -37,7 +37,7 @@ what:
         size: {type: float, default: 1.5, minimum: 0, help: a number}
         speeds: {type: floats, minimum: 0.5, maximum: 2, unique: true, help: numbers}
         rate: {type: rate, default: 16k, help: of audio}
-        method: {choices: [none, gan], default: none, plugins: espnet_ext.tasks, help: method}
+        method: {choices: [none, telepathy], default: none, plugins: espnet_ext.tasks, help: method}
         config: {type: config, default: conf/a.yaml, help: a file}
 derived:
     logdir: ${expdir}/logs

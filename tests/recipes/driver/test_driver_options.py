@@ -42,14 +42,14 @@ NASTY = [
         (["--rate", "0"], "--rate 0: expected a sample rate"),
         (["--config", "conf/b.yaml"], "--config conf/b.yaml: expected a configuration file, but conf/b.yaml"),
         (["--force", "perhaps"], "--force perhaps: expected true or false"),
-        (["--method", "gam"], "expected one of none, gan; did you mean gan?"),
+        (["--method", "telepaty"], "expected one of none, telepathy; did you mean telepathy?"),
         (["--sets", "dev ../../etc"], "names of letters"),
         (["--words", "it's"], "No closing quotation"),
         (["--stage", "tow"], "there is no stage 'tow': did you mean two?"),
         (["--stage", "4"], "there is no stage 4: they go from 1 to 3"),
         (["--skip_stages", "1,thre"], "did you mean three?"),
         (["--stage", "three", "--stop_stage", "1"], "--stage three comes after --stop_stage 1"),
-        (["--method", "gan"], "offers an entry point 'gan' in the group 'espnet_ext.tasks'"),
+        (["--method", "telepathy"], "offers an entry point 'telepathy' in the group 'espnet_ext.tasks'"),
         (["--cmd_backend", "slurm"], "--cmd_backend slurm: not there yet"),
         (["--cmd_backend", "lsf"], "cmd.sh knows local only"),
     ],
@@ -78,7 +78,7 @@ def test_values_arrive_unharmed(recipe):
 
 
 def test_folders_with_any_name(recipe):
-    names = {name: f"it's $(touch evil); {name} [x] *" for name in ("datadir", "dumpdir", "expdir")}
+    names = {name: f"--it's $(touch evil); {name} [x] *" for name in ("datadir", "dumpdir", "expdir")}
     recipe(*[f"--{name}={value}" for name, value in names.items()])
     assert f"{names['expdir']}/3.txt" in recipe.files()
     assert set(recipe.states(*[f"--{n}={v}" for n, v in names.items()]).values()) == {"done"}
@@ -92,7 +92,10 @@ def test_list_and_help(recipe):
         "3  three  copy it twice",
     ]
     text = recipe("--help")
-    assert "--method none|gan (default: none)" in text and "--nj N (default: 1)\n      does not count" in text
+    assert (
+        "--method none|telepathy (default: none)" in text
+        and "--nj N (default: 1)\n      does not count" in text
+    )
 
 
 @pytest.mark.parametrize(
