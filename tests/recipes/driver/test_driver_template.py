@@ -56,25 +56,16 @@ def test_stage_files_declare_what_they_use(stages, options):
 
 
 def test_every_command_goes_through_run_or_queue(stages):
+    """Else a dry run would do it. `set` and assignments change nothing but the script's own variables."""
+    verbs = "run queue run_queue open_queue fresh say set ."
+    grammar = "case esac for do done if fi else continue exit then"
+    allowed = {*verbs.split(), *grammar.split()}
     for stage in stages:
         text = re.sub(r"\\\n\s*", "", stage.code())
         for line in text.splitlines():
+            line = re.sub(r"^\s*[\w|*]+\) ", "", line)  # the pattern of a branch of `case`
             word = line.split()[0]
-            if re.match(r"[a-z_]+(=|\+=\()", word):
-                continue
-            verbs = {"run", "queue", "run_queue", "open_queue", "fresh", "say", "."}
-            assert word in verbs | {
-                "case",
-                "for",
-                "do",
-                "done",
-                "if",
-                "fi",
-                "else",
-                "continue",
-                "exit",
-                "then",
-            }, line
+            assert word in allowed or re.match(r"[a-z_]+(=|\+=\()", word), line
 
 
 def test_dry_run_of_a_complete_corpus(corpus):
@@ -134,10 +125,6 @@ def test_absent_sets_are_left_out_with_a_message(corpus):
 def test_missing_starting_model_is_explained(corpus):
     output = corpus("--stage", "finetune", code=1)
     assert "stage 8 finetune needs" in output and "it is written by stage" in output
-
-
-def test_method_without_its_room(corpus):
-    assert "--method bilevel: not there yet" in corpus("--method", "bilevel", code=1)
 
 
 @pytest.fixture
