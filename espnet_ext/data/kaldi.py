@@ -83,6 +83,12 @@ def _split(where: str, line: str, value: str, empty_values: bool) -> tuple[str, 
         what = "begins with a space or tab" if line.strip() else "is blank"
         raise UserError(f"{where}: the line {what}; expected '<id> <{value}>'")
     key, rest = match[1], (match[2] or "").strip()
+    if key.startswith("\ufeff"):
+        file = _quoted(where.rpartition(":")[0])
+        raise UserError(
+            f"{where}: the line begins with a byte order mark, which would be part of the id; "
+            f"remove it with `sed -i '1s/^\\xEF\\xBB\\xBF//' {file}`"
+        )
     if bad := _NOT_IN_AN_ID.search(key):
         raise UserError(
             f"{where}: id {key!r} contains the character {bad[0]!r}; ids may hold neither white space "
@@ -107,7 +113,7 @@ def _check_last_newline(path: Path, lines: int) -> None:
             )
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: str | Path) -> str:
     import shlex
 
     return shlex.quote(str(path))

@@ -1,5 +1,7 @@
 """What is wrong with a data directory is said with file and line."""
 
+import subprocess
+
 import pytest
 
 from espnet_ext.bin import validate_data
@@ -54,7 +56,11 @@ BAD = {
     "unsorted": ("text", lambda s: "\n".join(s.splitlines()[::-1]) + "\n", r"text:2: 'utt-004' stands after"),
     "blank line": ("text", lambda s: s.replace("\n", "\n\n", 1), r"text:2: the line is blank"),
     "leading space": ("text", lambda s: " " + s, r"text:1: the line begins with a space"),
-    "byte order mark": ("text", lambda s: "\ufeff" + s, r"text:1: id .* byte order mark"),
+    "byte order mark": (
+        "text",
+        lambda s: "\ufeff" + s,
+        r"text:1: .* byte order mark.* `sed",
+    ),
     "no-break space": ("text", lambda s: s.replace("utt-001", "utt\u00a0001"), r"text:2: id .* white space"),
     "control character": (
         "text",
@@ -107,6 +113,15 @@ def test_windows_line_ends_are_read(tmp_path):
     path = tmp_path / "text"
     path.write_bytes(b"a one two\r\nb three\r\n")
     assert read_table(path).rows == {"a": "one two", "b": "three"}
+
+
+def test_the_advice_about_a_byte_order_mark_works(tmp_path):
+    path = tmp_path / "it's text"
+    path.write_bytes(b"\xef\xbb\xbfa one\nb two\n")
+    with pytest.raises(UserError, match="byte order mark") as caught:
+        read_table(path)
+    subprocess.run(str(caught.value).split("`")[1], shell=True, check=True)
+    assert read_table(path).rows == {"a": "one", "b": "two"}
 
 
 def test_missing_audio(corpus, fails):
