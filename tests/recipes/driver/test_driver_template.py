@@ -167,6 +167,14 @@ def test_shellcheck(house, repo_root):
     assert found.returncode == 0, found.stdout
 
 
+def test_nothing_is_decoded_twice(corpus):
+    """A validation set among the test sets would have two jobs write the same files at the same time."""
+    output = corpus("--dry_run", "--stage", "decode", "--test_sets", "dev a a", "--decode_configs", "ctc ctc")
+    for line in (r"bin\.decode .*--out_dir (.*) --ngpu", r"bin\.score .*--out_dir (.*)"):
+        folders = [folder for each in re.findall(line, output) for folder in each.split()]
+        assert len(folders) == len(set(folders)) == 4, folders
+
+
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -24,7 +24,8 @@ for exp in "${pretrain_exp}" "${finetune_exp}"; do
         say "${exp} is not exported: left out"
         continue
     fi
-    for set in ${valid_set} ${test_sets}; do
+    # shellcheck disable=SC2086 # lists of names; valid_set may be one of the test sets
+    for set in $(unique "${valid_set}" ${test_sets}); do
         if ! has "${dump}/${set}/text"; then
             say "${dump}/${set} is not there, or has no text: left out"
             continue
@@ -32,7 +33,8 @@ for exp in "${pretrain_exp}" "${finetune_exp}"; do
         # A job a set: it starts once and loads the model once for all ways to decode.
         configs=()
         folders=()
-        for name in ${decode_configs}; do
+        # shellcheck disable=SC2086
+        for name in $(unique ${decode_configs}); do
             configs+=("$(config "conf/decode_${name}.yaml")")
             folders+=("${exp}/decode_${name}/${set}")
         done

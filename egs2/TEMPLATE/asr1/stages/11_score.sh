@@ -20,8 +20,10 @@
 
 open_queue "${logdir}" "11_score_${method}_${tag}"
 for exp in "${pretrain_exp}" "${finetune_exp}"; do
-    for name in ${decode_configs}; do
-        for set in ${valid_set} ${test_sets}; do
+    # shellcheck disable=SC2086 # lists of names; valid_set may be one of the test sets
+    for name in $(unique ${decode_configs}); do
+        # shellcheck disable=SC2086
+        for set in $(unique "${valid_set}" ${test_sets}); do
             folder=${exp}/decode_${name}/${set}
             if ! has "${folder}/text"; then continue; fi
             queue python -m espnet_ext.bin.score --ref "${dump}/${set}/text" --hyp "${folder}/text" --out_dir "${folder}/score"
