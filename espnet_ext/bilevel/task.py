@@ -87,8 +87,8 @@ class Bilevel(UnlabelledSpeech):
         if phases.joint:
             updaters["upper"] = control.updaters["model"]
         if phases.final:
-            last = _with_optimizer(args, LAST)
-            updaters["final"] = cls.make_updater(last, model.parameters(), phases.final * steps)
+            total = phases.final * steps
+            updaters["final"] = cls.make_updater(args, model.parameters(), total, suffix=LAST)
         if args.pseudo_text:
             return PseudoLabelMethod(control, options, phases, streams, control.modules, updaters, hours)
         objective = cls.build_objective(args, model, streams["unlabelled"])
@@ -104,21 +104,18 @@ class Bilevel(UnlabelledSpeech):
         """Optimisers of η, of φ if it has a rate of its own (`upper` is θ's then), and of the lower level."""
         updaters = {}
         if phases.joint:
-            upper = _with_optimizer(args, UPPER)
             total = phases.joint * steps
             if options.phi_lr is not None:
                 encoder = {id(p) for p in model.encoder.parameters()}
                 head = [p for p in model.parameters() if id(p) not in encoder]
-                updaters["upper"] = cls.make_updater(upper, model.encoder.parameters(), total)
-                phi = _with_optimizer(args, UPPER, lr=options.phi_lr)
-                updaters["phi"] = cls.make_updater(phi, head, total)
-            eta = _with_optimizer(args, UPPER, lr=options.eta_lr)
+                updaters["upper"] = cls.make_updater(args, model.encoder.parameters(), total)
+                updaters["phi"] = cls.make_updater(_with_rate(args, options.phi_lr), head, total)
+            eta = _with_rate(args, options.eta_lr)
             updaters["eta"] = cls.make_updater(eta, objective.parameters(), total)
         explored = (phases.explore + 1) * phases.warm + phases.explore * phases.joint
         if explored:
-            lower = _with_optimizer(args, LOWER)
             both = trained_parameters(model, objective)
-            updaters["lower"] = cls.make_updater(lower, both, explored * steps)
+            updaters["lower"] = cls.make_updater(args, both, explored * steps, suffix=LOWER)
         return updaters
 
     @classmethod
@@ -150,16 +147,10 @@ class BilevelTransducerTask(Bilevel, TransducerTask):
     """Bilevel training of the transducer; its encoder needs `vgg_like: false`."""
 
 
-def _with_optimizer(args: argparse.Namespace, suffix: str, lr: float | None = None) -> argparse.Namespace:
-    """The options with another level's optimiser in place of the first one's, and perhaps another rate."""
-    names = {
-        name: getattr(args, name.format(suffix))
-        for name in ("optim{}", "optim{}_conf", "scheduler{}", "scheduler{}_conf")
-    }
-    values = {name.format(""): value for name, value in names.items()}
-    if lr is not None:
-        values["optim_conf"] = {**values["optim_conf"], "lr": lr}
-    return argparse.Namespace(**{**vars(args), **values})
+def _with_rate(args: argparse.Namespace, lr: float | None) -> argparse.Namespace:
+    """The options with another rate of the first optimiser, or as they are."""
+    conf = args.optim_conf if lr is None else {**args.optim_conf, "lr": lr}
+    return argparse.Namespace(**{**vars(args), "optim_conf": conf})
 
 
 def _check_rates(args: argparse.Namespace, options: BilevelOptions, phases: Phases) -> None:
