@@ -92,17 +92,20 @@ def assert_same_end(folder: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_hard_kills(untouched, toy_cmd, tmp_path):
-    """Kill -9 at 20 moments, every other one inside a save."""
-    cmd = toy_cmd(tmp_path / "exp", *EVERY_STEP)
+def test_twenty_hard_kills(toy_cmd, tmp_path):
+    """Kill -9 at 20 moments, ten of them inside a save; long enough that most find the training at work."""
+    longer = ("--max_epoch", "12")
+    (tmp_path / "untouched").mkdir()
+    train(tmp_path / "untouched", toy_cmd(tmp_path / "untouched" / "exp", *EVERY_STEP, *longer), "plain", [])
+    cmd = toy_cmd(tmp_path / "exp", *EVERY_STEP, *longer)
     draw = random.Random(7)
-    harms = [
-        {"how": "kill", "after": "save" if number % 2 else draw.uniform(0.0, 1.5)} for number in range(20)
-    ]
+    harms = [{"how": "kill", "after": "save"}] * 10
+    harms += [{"how": "kill", "after": draw.uniform(0.0, 0.9)} for _ in range(10)]
+    draw.shuffle(harms)
     result = train(tmp_path, cmd, "plain", harms)
     assert result["statuses"][-1] == [0]
-    assert [-9] in result["statuses"] and result["in_save"] >= 5
-    assert_same_end(tmp_path / "exp", untouched("plain"))
+    assert result["statuses"].count([-9]) >= 12 and result["in_save"] >= 5
+    assert_same_end(tmp_path / "exp", tmp_path / "untouched" / "exp")
 
 
 @pytest.mark.slow

@@ -24,9 +24,9 @@
 run "${cpu_cmd}" "${pretrain_exp}/export.log" \
     python -m espnet_ext.bin.export_model --exp_dir "${pretrain_exp}" --nbest "${nbest}" --out_dir "${pretrain_exp}/export"
 
-case ${method} in
-    bilevel) set -- --unlabelled_data_dir "${dump}/${unlabelled_set}" --unlabelled_stats_dir "${stats_dir}/${unlabelled_set}" "$@" ;;
-esac
+if [ "${method}" = bilevel ]; then
+    set -- --unlabelled_data_dir "${dump}/${unlabelled_set}" --unlabelled_stats_dir "${stats_dir}/${unlabelled_set}" "$@"
+fi
 
 fresh "${finetune_exp}"
 run python -m espnet_ext.bin.merge_config --out "${finetune_exp}/train.yaml" \
