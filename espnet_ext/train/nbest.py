@@ -25,9 +25,7 @@ class BestModels:
 
     def __init__(self, folder: Path, module: torch.nn.Module, criteria, count: int):
         self.folder, self.module, self.criteria, self.count = folder, module, list(criteria), count
-        self._before: set[int] | None = (
-            None  # as of the checkpoint before the newest; unknown after a restart
-        )
+        self._before: set[int] = set()  # the best as of the checkpoint before the newest
 
     def save(self, epoch: int) -> None:
         """Write the module as it is at the end of an epoch."""
@@ -37,25 +35,28 @@ class BestModels:
 
     def rank(self, history: History) -> None:
         """Write `nbest.json` from the epochs so far."""
-        ranked = [
-            {"criterion": list(each), "epochs": history.best(f"{each[0]}_{each[1]}", each[2], self.count)}
-            for each in self.criteria
-        ]
+        ranked = self._ranked(history)
         atomic_write_text(
             self.folder / "nbest.json", json.dumps({**ranked[0], "criteria": ranked}, indent=1) + "\n"
         )
         self._now = {epoch for each in ranked for epoch in each["epochs"]}
 
+    def _ranked(self, history: History) -> list[dict]:
+        return [
+            {"criterion": list(each), "epochs": history.best(f"{each[0]}_{each[1]}", each[2], self.count)}
+            for each in self.criteria
+        ]
+
     def forget(self) -> None:
         """Remove the files that are no longer needed; called after the checkpoint of an epoch's end."""
-        if self._before is not None:
-            for path in self.folder.glob("*epoch.pth"):
-                if int(path.name.removesuffix("epoch.pth")) not in self._now | self._before:
-                    path.unlink()
+        for path in self.folder.glob("*epoch.pth"):
+            if int(path.name.removesuffix("epoch.pth")) not in self._now | self._before:
+                path.unlink()
         self._before = self._now
 
-    def forget_after(self, epoch: int) -> None:
-        """Remove files of epochs that the checkpoint does not know of: they will be written again."""
+    def resume(self, history: History, epoch: int) -> None:
+        """Go on from a checkpoint after ``epoch`` epochs; files of later ones will be written again."""
+        self._before = {each for one in self._ranked(history) for each in one["epochs"]}
         for path in self.folder.glob("*epoch.pth"):
             if int(path.name.removesuffix("epoch.pth")) > epoch:
                 path.unlink()

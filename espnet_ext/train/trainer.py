@@ -386,7 +386,7 @@ class Trainer:
             stream.num_workers = self.options.num_workers
         for best in self.best:
             if self.world.first:
-                best.forget_after(self.progress.epoch - 1)
+                best.resume(self.history, self.progress.epoch - 1)
         self.world.wait()
 
     def _check_run(self, state: dict) -> None:
