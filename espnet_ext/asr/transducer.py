@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torchaudio
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr_transducer.decoder.rnn_decoder import RNNDecoder
 from espnet2.asr_transducer.decoder.stateless_decoder import StatelessDecoder
@@ -151,6 +152,13 @@ class TransducerModel(ESPnetASRTransducerModel):
             )
 
 
+def torchaudio_loss(
+    scores: torch.Tensor, targets: torch.Tensor, frames: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Mean loss of a batch's whole lattice (B, T, U + 1, V), in the place of the loss that ESPnet imports."""
+    return torchaudio.functional.rnnt_loss(scores, targets, frames, labels, blank=0, reduction="mean")
+
+
 def adopt(
     model: ESPnetASRTransducerModel, padding: str = "exact", specaug_conf: dict | None = None
 ) -> TransducerModel:
@@ -184,6 +192,7 @@ def adopt(
                     "or --padding espnet"
                 )
             model.frontend.__class__ = ExactFrontend
+    model.criterion_transducer = torchaudio_loss  # for ESPnet's own `forward`
     model.__class__ = TransducerModel
     model.specaug = None  # ESPnet's own draws from the batch; ours is keyed and holds no parameters
     model.keyed_specaug = KeyedSpecAug(**specaug_conf) if specaug_conf is not None else None

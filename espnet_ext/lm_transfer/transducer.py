@@ -15,7 +15,7 @@ which knows y_≤u alone.
 Legend: B batch, G utterances of a group, T frames, U labels, J joint space, E size of an embedding, N nodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -30,6 +30,9 @@ from espnet_ext.lm_transfer.options import TransferOptions
 from espnet_ext.lm_transfer.targets import TargetBatch, Targets
 from espnet_ext.train.method import Figures, Loss, MicroBatch, Part, Position, Turn, Updater
 from espnet_ext.train.precision import full_precision
+
+#: Nodes whose embedding is predicted at once.
+NODES = 4096
 
 
 def emission_weights(nodes: JointNodes, form: str, floor: float) -> torch.Tensor:
@@ -125,41 +128,54 @@ class TransducerTransfer(TransducerMethod):
 
     def objective(
         self, nodes: JointNodes, targets: TargetBatch, weight: float, denominator: float, tally: Tally
-    ) -> torch.Tensor:
-        """Loss of some utterances, see the module's head."""
+    ) -> Iterator[torch.Tensor]:
+        """Terms of the loss of some utterances, see the module's head."""
         size = nodes.targets.size(1)
         values = targets.values[nodes.rows, :size]  # (G, U, E)
         there = targets.there[nodes.rows, :size] & (
             torch.arange(size, device=values.device) < nodes.labels[:, None]
         )
+        # λ multiplies what the transducer's own weight multiplies: both are terms of one loss.
+        scale = self.model.transducer_weight / denominator
         with full_precision(values.device):
             if self.options.form == "exact":
-                return self._exact(nodes, values, there, weight, denominator, tally)
-            # First, while torchaudio's gradient does not stand beside the scores yet.
-            weights = emission_weights(nodes, self.options.form, self.options.floor) * there[:, None]
-            plain = self.plain(nodes, denominator, tally)
-            chosen = weights.nonzero(as_tuple=True)  # (N,) each of utterance, frame, label
-            prediction = self.head(_at_least_fp32(nodes.hidden[chosen]))  # (N, E)
-            target = values[chosen[0], chosen[2]]
-            posterior = weights[chosen]
-            total = (posterior * distance(prediction, target, self.options.distance)).sum()
-            self._note(tally, total, prediction, target, posterior)
-            # λ multiplies what the transducer's own weight multiplies: both are terms of one loss.
-            return plain + self.model.transducer_weight * weight * (total / denominator)
+                each = self._distances(nodes, values) * there[:, None]
+                blank, label = nodes.arcs()
+                found = lattice(blank, label - weight * each.to(label.dtype), nodes.frames, nodes.labels)
+                with torch.no_grad():  # of the plain lattice: the joint one's is not the control's
+                    tally.add("transducer", lattice(blank, label, nodes.frames, nodes.labels).loss.sum())
+                posterior = found.label * there[:, None]
+                yield scale * found.loss.sum()
+                del blank, label, found
+                # What the lattice has counted already: its gradient in d is the posterior, d's follows here.
+                for term in self._weighted(nodes, values, posterior, tally):
+                    yield scale * weight * (term - term.detach())
+                return
+            posterior = emission_weights(nodes, self.options.form, self.options.floor) * there[:, None]
+            yield self.plain(nodes, denominator, tally)
+            for term in self._weighted(nodes, values, posterior, tally):
+                yield scale * weight * term
 
-    def _exact(self, nodes, values, there, weight: float, denominator: float, tally: Tally) -> torch.Tensor:
-        blank, label = nodes.arcs()
-        prediction = self.head(_at_least_fp32(nodes.hidden[:, :, :-1]))  # (G, T, U, E)
-        target = values[:, None].expand_as(prediction)
-        each = distance(prediction, target, self.options.distance).to(label.dtype)
-        each = each.masked_fill(~there[:, None], 0.0)
-        found = lattice(blank, label - weight * each, nodes.frames, nodes.labels)
-        total = found.loss.sum()
-        with torch.no_grad():  # the joint lattice's loss is not the control's: log that too
-            tally.add("transducer", lattice(blank, label, nodes.frames, nodes.labels).loss.sum())
-            posterior = found.label * there[:, None]
-            self._note(tally, (posterior * each).sum(), prediction, target, posterior)
-        return self.model.transducer_weight * total / denominator
+    def _weighted(self, nodes: JointNodes, values, posterior, tally: Tally) -> Iterator[torch.Tensor]:
+        """Σ ω d over the nodes with a posterior, some nodes at a time; at least one term."""
+        chosen = posterior.nonzero()  # (N, 3): utterance, frame, label
+        for row, t, u in (part.unbind(1) for part in chosen.split(NODES) if len(part) or not len(chosen)):
+            prediction = self.head(_at_least_fp32(nodes.hidden[row, t, u]))  # (NODES, E)
+            target, weights = values[row, u], posterior[row, t, u]
+            total = (weights * distance(prediction, target, self.options.distance)).sum()
+            self._note(tally, total, prediction, target, weights)
+            yield total
+
+    @torch.no_grad()
+    def _distances(self, nodes: JointNodes, values: torch.Tensor) -> torch.Tensor:
+        """(G, T, U) distance at every node, without gradient."""
+        frames = max(1, NODES // max(1, values.size(0) * values.size(1)))
+        parts = []
+        for hidden in nodes.hidden[:, :, :-1].split(frames, dim=1):
+            prediction = self.head(_at_least_fp32(hidden))
+            target = values[:, None].expand_as(prediction)
+            parts.append(distance(prediction, target, self.options.distance))
+        return torch.cat(parts, dim=1)
 
     def predictor_loss(
         self, output: TransducerOutput, targets: TargetBatch, factor: float, tally: Tally

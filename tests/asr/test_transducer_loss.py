@@ -78,7 +78,7 @@ def test_equals_ordinary_autograd():
     hidden = plain.joint.joint_activation(
         plain.joint.lin_enc(plain.encoder)[:, :, None] + plain.joint.lin_dec(plain.predictor)[:, None]
     )
-    nodes = JointNodes(slice(0, 4), hidden, plain.joint.lin_out(hidden), FRAMES, TARGETS, LABELS)
+    nodes = JointNodes(slice(0, 4), hidden, plain.joint.lin_out, FRAMES, TARGETS, LABELS)
     (2 * plain.objective(nodes)).backward()
     for mine, expected in zip(ours.gradients(), plain.gradients(), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-7)
@@ -105,7 +105,7 @@ def test_frozen_parameters_get_no_gradient():
 def test_arcs_are_the_log_probabilities():
     scores = torch.randn(1, 2, 3, 4)
     nodes = JointNodes(
-        slice(0, 1), scores, scores, torch.tensor([2]), torch.tensor([[3, 1]]), torch.tensor([2])
+        slice(0, 1), scores, lambda _: scores, torch.tensor([2]), torch.tensor([[3, 1]]), torch.tensor([2])
     )
     blank, label = nodes.arcs()
     expected = scores.log_softmax(-1)

@@ -28,8 +28,9 @@ def make_nodes(*sizes: tuple[int, int], seed: int = 0) -> tuple[JointNodes, Targ
     scores = torch.randn(len(sizes), time, width + 1, V, generator=draw, dtype=torch.float64)
     frames, labels = (torch.tensor(each) for each in zip(*sizes, strict=True))
     targets = torch.randint(1, V, (len(sizes), width), generator=draw)
+    scores.requires_grad_()
     nodes = JointNodes(
-        slice(0, len(sizes)), hidden.requires_grad_(), scores.requires_grad_(), frames, targets, labels
+        slice(0, len(sizes)), hidden.requires_grad_(), lambda _: scores, frames, targets, labels
     )
     values = torch.randn(len(sizes), width + 1, E, generator=draw, dtype=torch.float64)
     there = torch.arange(width + 1) <= labels[:, None]
@@ -45,9 +46,8 @@ def make_loss(form: str, floor: float = 0.0, head: str = "mlp", **options) -> Tr
 
 
 def objective(method, nodes, targets, weight=WEIGHT, tally=None) -> torch.Tensor:
-    return method.objective(
-        nodes, targets=targets, weight=weight, denominator=1.0, tally=Tally() if tally is None else tally
-    )
+    tally = Tally() if tally is None else tally
+    return sum(method.objective(nodes, targets=targets, weight=weight, denominator=1.0, tally=tally))
 
 
 def alignments(frames: int, labels: int):
