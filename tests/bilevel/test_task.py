@@ -66,6 +66,7 @@ class Killed(Exception):
 
 # Steps: 1 to 12 warm start (with 4 labelled batches a pass), then explore, explore, joint and so on, then
 # final.
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_at", [2, 13, 14, 15, 16, 30, 38])
 def test_resume_equals_no_interruption(untouched, command, tmp_path, monkeypatch, equal, dies_at):
     """B6 and more: killed in the warm start, in an exploration, before a joint step, in the last phase."""

@@ -70,6 +70,7 @@ def test_optimisers_do_not_load_the_compiler():
     assert output_of(TRAIN_A_STEP) == "True\n"  # or else the hook is no longer needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [
