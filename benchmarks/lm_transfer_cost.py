@@ -12,12 +12,11 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import yaml
 from record import ROOT, record
-from transducer_memory import Peak, in_a_process
+from transducer_memory import Peak, in_a_process, seconds
 
 CONF = ROOT / "egs2" / "synth" / "asr1" / "conf"
 TOKENS = ["<blank>", "<unk>", *(f"t{number}" for number in range(197)), "<sos/eos>"]
@@ -128,18 +127,16 @@ def _steps(kind: str, a: argparse.Namespace) -> dict:
             runners.append(
                 StepRunner(trained, {"labelled": Stream()}, World(device=torch.device(a.device)), 0)
             )
-        seconds: list[list[float]] = [[], []]
+        times: list[list[float]] = [[], []]
         for number in range(a.repeats + 1):
-            for runner, found in zip(runners, seconds, strict=True):
+            for runner, found in zip(runners, times, strict=True):
                 position = Position(1, number, number)
-                start = time.perf_counter()
+                start = seconds(a.device)
                 for turn in runner.method.turns(position):
                     runner.run(turn, {"labelled": step}, {}, position)
-                if a.device == "cuda":
-                    torch.cuda.synchronize()
                 if number:  # the first warms up
-                    found.append(time.perf_counter() - start)
-    return {"control": statistics.median(seconds[0]), "method": statistics.median(seconds[1])}
+                    found.append(seconds(a.device) - start)
+    return {"control": statistics.median(times[0]), "method": statistics.median(times[1])}
 
 
 def _lattice_peak(form: str, a: argparse.Namespace) -> dict:
@@ -218,9 +215,9 @@ def main() -> None:
             method_seconds=round(found["method"], 4),
             times_control=round(found["method"] / found["control"], 3),
         )
-    control = in_a_process("--part", "peak:control")["peak_bytes"]
+    control = in_a_process("--part", "peak:control", exact_memory=True)["peak_bytes"]
     for form in ("surrogate", "best_path", "exact"):
-        peak = in_a_process("--part", f"peak:{form}")["peak_bytes"]
+        peak = in_a_process("--part", f"peak:{form}", exact_memory=True)["peak_bytes"]
         record(
             "lm_transfer_cost",
             f"transducer, lattice memory, {form}",

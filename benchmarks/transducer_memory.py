@@ -1,13 +1,16 @@
 """Peak memory and time of the transducer's joint lattice: group by group beside the padded full lattice.
 
 Run from the repository: ``python benchmarks/transducer_memory.py`` (``--device cuda`` on a GPU). Both systems
-compute joint network, torchaudio's loss and all gradients of the same utterances, all at full length; each in
-a process of its own. The peak is what the computation adds to what the process held before it.
+compute joint network, torchaudio's loss and all gradients of the same utterances, all at full length. The
+peak is what the computation adds to what its process held before it, each system in a process of its own.
+The time is the median of runs of both in turn; on a CPU that of the processor, which a busy machine
+changes less.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -46,76 +49,101 @@ class Peak:
         return (self.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")) - self.before
 
 
-def in_a_process(*options: str) -> dict:
-    """Run this script again with further options, for one measurement; what it prints last is the result."""
-    # Freed tensors leave the process at once, so that what is resident is what is held.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+def seconds(device: str) -> float:
+    """A clock: of the wall where a GPU works, of this process's processor time on a CPU."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def in_a_process(*options: str, exact_memory: bool = False) -> dict:
+    """Run this script again with further options, for one measurement; what it prints last is the result.
+
+    Args:
+        options: of its command line, behind those of this process.
+        exact_memory: freed tensors leave the process at once, so that what is resident is what is held.
+    """
+    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "65536"} if exact_memory else {})
     command = [sys.executable, *sys.argv, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measure(system: str, a: argparse.Namespace) -> dict:
-    """Peak and time of one system, in this process."""
-    import torch
-    import torchaudio
-    from espnet2.asr_transducer.joint_network import JointNetwork
+class _Case:
+    """The same utterances for both systems."""
 
-    from espnet_ext.asr.transducer_loss import joint_loss
+    def __init__(self, a: argparse.Namespace):
+        import torch
+        from espnet2.asr_transducer.joint_network import JointNetwork
 
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    torch.manual_seed(0)
-    device = torch.device(a.device)
-    joint = JointNetwork(a.vocabulary, a.size, a.size, joint_space_size=a.joint).to(device)
-    encoder = torch.randn(a.batch, a.frames, a.size, device=device, requires_grad=True)
-    predictor = torch.randn(a.batch, a.labels + 1, a.size, device=device, requires_grad=True)
-    targets = torch.randint(1, a.vocabulary, (a.batch, a.labels), device=device, dtype=torch.int32)
-    frames = torch.full((a.batch,), a.frames, device=device, dtype=torch.int32)
-    labels = torch.full((a.batch,), a.labels, device=device, dtype=torch.int32)
+        torch.manual_seed(0)
+        device = {"device": a.device}
+        self.joint = JointNetwork(a.vocabulary, a.size, a.size, joint_space_size=a.joint).to(a.device)
+        self.encoder = torch.randn(a.batch, a.frames, a.size, requires_grad=True, **device)
+        self.predictor = torch.randn(a.batch, a.labels + 1, a.size, requires_grad=True, **device)
+        self.targets = torch.randint(1, a.vocabulary, (a.batch, a.labels), dtype=torch.int32, **device)
+        self.frames = torch.full((a.batch,), a.frames, dtype=torch.int32, **device)
+        self.labels = torch.full((a.batch,), a.labels, dtype=torch.int32, **device)
 
-    def full() -> torch.Tensor:
-        scores = joint(encoder[:, :, None], predictor[:, None])
-        return torchaudio.functional.rnnt_loss(scores, targets, frames, labels, blank=0, reduction="mean")
+    def loss(self, system: str, frames, labels):
+        """Mean loss of the utterances, cut to these lengths."""
+        import torchaudio
 
-    def grouped() -> torch.Tensor:
-        count = a.batch
+        from espnet_ext.asr.transducer_loss import joint_loss
+
+        encoder, predictor = self.encoder[:, : int(frames.max())], self.predictor[:, : int(labels.max()) + 1]
+        targets = self.targets[:, : int(labels.max())]
+        if system == SYSTEMS[0]:
+            scores = self.joint(encoder[:, :, None], predictor[:, None])
+            return torchaudio.functional.rnnt_loss(
+                scores, targets.contiguous(), frames, labels, blank=0, reduction="mean"
+            )
+        count = len(frames)
         return joint_loss(
-            lambda nodes: nodes.losses().sum() / count, joint, encoder, frames, predictor, targets, labels
+            lambda nodes: nodes.losses().sum() / count,
+            self.joint,
+            encoder,
+            frames,
+            predictor,
+            targets,
+            labels,
         )
 
-    def run(loss) -> float:
-        for tensor in (encoder, predictor, *joint.parameters()):
+    def run(self, system: str, small: bool = False) -> tuple[float, float]:
+        """Loss and backward pass; returns the loss and the gradient's norm."""
+        for tensor in (self.encoder, self.predictor, *self.joint.parameters()):
             tensor.grad = None
-        value = loss()
-        value.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return float(value.detach())
+        size = (self.frames * 0 + 4, self.labels * 0 + 2) if small else (self.frames, self.labels)
+        loss = self.loss(system, *size)
+        loss.backward()
+        return float(loss.detach()), float(self.encoder.grad.norm())
 
-    loss = full if system == SYSTEMS[0] else grouped
-    small = slice(0, 1)
-    torchaudio.functional.rnnt_loss(  # what the first call allocates for good
-        joint(encoder[small, :2, None], predictor[small, None, :3]),
-        targets[small, :2],
-        frames[small] * 0 + 2,
-        labels[small] * 0 + 2,
-        blank=0,
-    ).backward()
+
+def _peak(system: str, a: argparse.Namespace) -> dict:
+    case = _Case(a)
+    case.run(system, small=True)  # what the first call allocates for good
     peak = Peak(a.device)
-    value = run(loss)
-    largest = peak.stop()
-    seconds = []
-    for _ in range(a.repeats):
-        start = time.perf_counter()
-        run(loss)
-        seconds.append(time.perf_counter() - start)
-    gradient = float(encoder.grad.norm())
-    return {"peak_bytes": largest, "seconds": min(seconds), "loss": value, "gradient_norm": gradient}
+    loss, gradient = case.run(system)
+    return {"peak_bytes": peak.stop(), "loss": loss, "gradient": gradient}
+
+
+def _time(a: argparse.Namespace) -> dict:
+    case = _Case(a)
+    found: dict[str, list[float]] = {system: [] for system in SYSTEMS}
+    for number in range(a.repeats + 1):
+        for system in SYSTEMS:
+            start = seconds(a.device)
+            case.run(system)
+            if number:  # the first warms up
+                found[system].append(seconds(a.device) - start)
+    return {system: statistics.median(times) for system, times in found.items()}
 
 
 def main() -> None:
-    """Measure both systems and record the second's ratios to the first."""
+    """Measure both systems and record them, with the ratios to the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--batch", type=int, default=8)
@@ -126,25 +154,29 @@ def main() -> None:
     add("--joint", type=int, default=256, help="joint space")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--threads", type=int, default=0, help="of torch (0: its own choice)")
-    add("--repeats", type=int, default=5, help="the best time of so many runs counts")
-    add("--system", choices=SYSTEMS, help=argparse.SUPPRESS)  # what a process of this script measures
-    arguments = parser.parse_args()
-    if arguments.system:
-        print(json.dumps(_measure(arguments.system, arguments)))
+    add("--repeats", type=int, default=3, help="runs of which the median time counts")
+    add("--part", help=argparse.SUPPRESS)  # what a process of this script measures
+    a = parser.parse_args()
+    if a.part:
+        import torch
+
+        torch.set_num_threads(a.threads or torch.get_num_threads())
+        print(json.dumps(_time(a) if a.part == "time" else _peak(a.part, a)))
         return
-    found = [in_a_process("--system", system) for system in SYSTEMS]
-    for key, tolerance in (("loss", 1e-5), ("gradient_norm", 1e-4)):
-        if abs(found[1][key] / found[0][key] - 1) > tolerance:
-            sys.exit(f"{key}: {found[1][key]} group by group, {found[0][key]} over the full lattice")
-    for system, figures in zip(SYSTEMS, found, strict=True):
+    peaks = [in_a_process("--part", system, exact_memory=True) for system in SYSTEMS]
+    for key, tolerance in (("loss", 1e-5), ("gradient", 1e-4)):
+        if abs(peaks[1][key] / peaks[0][key] - 1) > tolerance:
+            sys.exit(f"{key}: {peaks[1][key]} group by group, {peaks[0][key]} over the full lattice")
+    times = in_a_process("--part", "time")
+    for system, peak in zip(SYSTEMS, peaks, strict=True):
         record(
             "transducer_memory",
             system,
-            device=arguments.device,
-            peak_mb=round(figures["peak_bytes"] / 2**20, 1),
-            seconds=round(figures["seconds"], 3),
-            part_of_full_peak=round(figures["peak_bytes"] / found[0]["peak_bytes"], 3),
-            part_of_full_time=round(figures["seconds"] / found[0]["seconds"], 3),
+            device=a.device,
+            peak_mb=round(peak["peak_bytes"] / 2**20, 1),
+            seconds=round(times[system], 3),
+            part_of_full_peak=round(peak["peak_bytes"] / peaks[0]["peak_bytes"], 3),
+            part_of_full_time=round(times[system] / times[SYSTEMS[0]], 3),
         )
 
 
