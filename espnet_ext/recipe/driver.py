@@ -17,9 +17,12 @@ from espnet_ext.recipe.options import Options, load_options
 from espnet_ext.recipe.provenance import provenance
 from espnet_ext.recipe.stages import Stage, load_stages, select_stages
 from espnet_ext.recipe.state import DONE, INTERRUPTED, PREEMPTED, StageState
+from espnet_ext.recipe.systems import load_systems
 
 #: Definitions: of the template, and of the recipe if it has options of its own.
 OPTIONS_FILE = Path("conf/options.yaml")
+#: The choice that needs no plug-in.
+NO_METHOD = "none"
 
 
 class Driver:
@@ -54,11 +57,11 @@ class Driver:
         if {"--help", "-h"} & set(self.arguments):
             print(self.options.help(self.program), end="")
             return 0
-        self.options.parse(self.arguments)
-        stages = load_stages(self.template / "stages")
+        self.options.parse(self._with_system(self.arguments))
+        stages = [stage for stage in load_stages(self.template / "stages") if stage.runs(self.values)]
         if self.values["list"] == "true":
             print_table(
-                [[str(stage.number), stage.name, stage.does] for stage in stages], ["#", "name", "does"]
+                [[str(stage.number), stage.label, stage.does] for stage in stages], ["#", "name", "does"]
             )
             return 0
         self._check_plugins()
@@ -74,6 +77,29 @@ class Driver:
         with locked([Path(self.values[name]) for name in ("datadir", "dumpdir", "expdir")]) as descriptors:
             return self._run_stages(selected, stages, descriptors)
 
+    def _with_system(self, arguments: list[str]) -> list[str]:
+        """``--system NAME`` stands for options of a ``controls.yaml``; others may be given beside it."""
+        if "system" not in self.options.table:
+            return arguments
+        self.options.parse(arguments)
+        name, given = self.values["system"], self.options.given
+        if not name:
+            return arguments
+        system = load_systems().find(name)
+        if wrong := {"method", "tag", *system.options} & given - {"finetune_args", "pretrain_args"}:
+            raise UserError(f"--{sorted(wrong)[0]} is what --system {name} decides: leave one of them out")
+        defaults = {"method": system.method, "tag": system.tag, "pretrain_tag": "seed${seed}"} | dict(
+            system.options
+        )
+        # Further arguments of a training come behind the system's own.
+        both = [
+            f"--{option}={system.options[option]} {self.values[option]}"
+            for option in system.options
+            if option in given
+        ]
+        self.options.set_defaults(defaults, f"system {name}")
+        return [*arguments, *both]
+
     def config_file(self, name: str) -> str:
         """The file behind the name of a configuration: the recipe's own, else the template's."""
         fallback = os.path.join(self.template_dir, name)
@@ -86,11 +112,11 @@ class Driver:
         """A choice that a plug-in must bring, such as a method, is refused where the plug-in is absent."""
         for option in self.options.table.values():
             value = self.values[option.name]
-            if not option.plugins or value == option.default:
+            if not option.plugins or value == NO_METHOD:
                 continue
             found = {entry.name for entry in metadata.entry_points(group=option.plugins)}
             if value not in found:
-                there = ", ".join(sorted({option.default, *found}))
+                there = ", ".join(sorted({NO_METHOD, *found}))
                 raise UserError(
                     f"--{option.name} {value}: not there yet. No installed package offers an entry point "
                     f"{value!r} in the group {option.plugins!r}; there is: {there}"
@@ -123,7 +149,7 @@ class Driver:
         for stage in stages:
             state = self._state(stage)
             status = state.status()
-            rows.append([str(stage.number), stage.name, status.state, state.scope, status.why])
+            rows.append([str(stage.number), stage.label, status.state, state.scope, status.why])
         print_table(rows, ["#", "name", "state", "for", ""])
         return 0
 

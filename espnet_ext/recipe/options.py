@@ -161,6 +161,20 @@ class Options:
                     value = words.pop(0)
             raw[option.name] = value
         self.given = set(raw)
+        self._parse_values(raw)
+
+    def set_defaults(self, defaults: Mapping[str, str], where: str) -> None:
+        """Give options other defaults.
+
+        Raises:
+            UserError: one of no option; ``where`` says who wants it.
+        """
+        for name, default in defaults.items():
+            if name not in self.table:
+                raise UserError(f"{where}: default of {name}: no such option; {nearest(name, self.table)}?")
+            self.table[name] = replace(self.table[name], default=_text(default), default_by=None)
+
+    def _parse_values(self, raw: dict[str, str]) -> None:
         # A default may refer to options before it (${seed} in that of the tag) and to the machine's ${cores}.
         self.values = {name: raw.get(name, option.default) for name, option in self.table.items()}
         for name, option in self.table.items():
@@ -232,10 +246,7 @@ def load_options(*files: Path) -> Options:
                         f"{file}: option {name} is defined already, in group {options.table[name].group}"
                     )
                 options.table[name] = _option(name, group, definition, file)
-        for name, default in defaults.items():
-            if name not in options.table:
-                raise UserError(f"{file}: default of {name}: no such option; {nearest(name, options.table)}?")
-            options.table[name] = replace(options.table[name], default=_text(default))
+        options.set_defaults(defaults, str(file))
     return options
 
 

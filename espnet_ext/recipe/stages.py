@@ -4,10 +4,15 @@ Header fields: ``does`` (a line for the table), ``scope`` (``recipe``, or what t
 the experiment ``pretrain_${tag}``), ``options`` (those that decide the result), ``uncounted`` (those that do
 not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), ``inputs``, ``outputs`` and
 ``logs`` (paths; a trailing `` ?`` marks one that may be absent).
+
+A stage may have further parts, files ``NN_name.part.sh`` with a header, a state and outputs of their own:
+what only some recipes or methods need. Their field ``when`` says with which values of which options they
+run, ``when: {method: [lm_transfer]}``; a part named after a method needs none.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -15,17 +20,18 @@ import yaml
 from espnet_ext.errors import UserError
 from espnet_ext.recipe.options import nearest
 
-_FILE = re.compile(r"(\d\d)_([a-z][a-z0-9_]*)\.sh\Z")
+_FILE = re.compile(r"(\d\d)_([a-z][a-z0-9_]*)(?:\.([a-z][a-z0-9_]*))?\.sh\Z")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as its file describes it; paths are templates."""
+    """One stage, or a further part of one, as its file describes it; paths are templates."""
 
     number: int
     name: str
     file: Path
     does: str
+    part: str = ""  # empty: the stage's first and general part
     scope: str = "recipe"
     options: tuple[str, ...] = ()
     uncounted: tuple[str, ...] = ()
@@ -33,9 +39,21 @@ class Stage:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
+    when: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # options and their values; empty: always
 
     def __str__(self) -> str:
-        return f"stage {self.number} {self.name}"
+        return f"stage {self.number} {self.label}"
+
+    @property
+    def label(self) -> str:
+        """Name with the part, as in ``targets.lm_transfer``."""
+        return f"{self.name}.{self.part}" if self.part else self.name
+
+    def runs(self, values: Mapping[str, str]) -> bool:
+        """Whether the stage runs with these values of the options."""
+        return all(values.get(name) in wanted for name, wanted in self.when.items())
 
     def code(self) -> str:
         """The script without comments and blank lines: what decides about the result."""
@@ -44,17 +62,23 @@ class Stage:
 
 
 def load_stages(folder: Path) -> list[Stage]:
-    """Read all stage files of a folder, in the order of their numbers.
+    """Read all stage files of a folder, in the order of their numbers; parts come after their stage.
 
     Raises:
-        UserError: no stages, a header that is missing or wrong, a number or a name that occurs twice.
+        UserError: no stages, a header that is missing or wrong, a number or a name that occurs twice, a part
+            of no stage.
     """
-    stages = [_load(file, match) for file in sorted(folder.glob("*.sh")) if (match := _FILE.match(file.name))]
-    if not stages:
+    stages = [_load(file, match) for file in folder.glob("*.sh") if (match := _FILE.match(file.name))]
+    stages.sort(key=lambda stage: (stage.number, stage.part))
+    whole = [stage for stage in stages if not stage.part]
+    if not whole:
         raise UserError(f"{folder}: no stage files NN_name.sh here")
+    for part in stages:
+        if part.part and not any((part.number, part.name) == (one.number, one.name) for one in whole):
+            raise UserError(f"{part.file}: a part of {part.number:02}_{part.name}.sh, which does not exist")
     for what in ("number", "name"):
         seen: dict = {}
-        for stage in stages:
+        for stage in whole:
             other = seen.setdefault(getattr(stage, what), stage)
             if other is not stage:
                 raise UserError(f"{stage.file.name} and {other.file.name} have the same {what}")
@@ -72,7 +96,10 @@ def _load(file: Path, match: re.Match) -> Stage:
         fields = yaml.safe_load("\n".join(header))
         for key in ("options", "uncounted", "inputs", "outputs", "logs"):
             fields[key] = tuple(fields.get(key) or ())
-        return Stage(number=int(match[1]), name=match[2], file=file, **fields)
+        part = match[3] or ""
+        when = fields.pop("when", {"method": [part]} if part else {})
+        fields["when"] = {name: tuple(str(value) for value in values) for name, values in when.items()}
+        return Stage(number=int(match[1]), name=match[2], part=part, file=file, **fields)
     except (yaml.YAMLError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: its leading comment is no stage header (see recipe/stages.py): {error}"

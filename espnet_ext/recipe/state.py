@@ -60,7 +60,7 @@ class StageState:
                     self.configs[config_file(option.file.format(word))] = name
         self.inputs.update(dict.fromkeys(self.configs, False))
         suffix = "" if self.scope == "recipe" else f"@{self.scope}"
-        self.file = Path(self.values["expdir"]) / ".stages" / f"{stage.number:02}_{stage.name}{suffix}.json"
+        self.file = Path(self.values["expdir"]) / ".stages" / f"{stage.number:02}_{stage.label}{suffix}.json"
 
     def record(self) -> dict | None:
         """The record of the last run, None if there is none (or none that can be read)."""
@@ -146,7 +146,7 @@ class StageState:
     def begin(self, command: str, facts: Mapping) -> dict:
         """Write and return the record of a run that starts now."""
         record = {
-            "stage": self.stage.name,
+            "stage": self.stage.label,
             "number": self.stage.number,
             "scope": self.scope,
             "state": RUNNING,

@@ -1,0 +1,81 @@
+"""controls.yaml: named runs and what they are compared with."""
+
+import pytest
+
+from espnet_ext.errors import UserError
+from espnet_ext.recipe.systems import load_systems
+
+GOOD = """
+systems:
+    gan: {what: a critic}
+controls:
+    gan_off: {what: no critic, options: {finetune_args: --x 0}, matched: [steps]}
+    none: {what: plain, options: {method: none}, matched: [labelled_batches]}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    folder = tmp_path / "gan"
+    folder.mkdir()
+
+    def write(text):
+        (folder / "controls.yaml").write_text(text)
+        return [folder / "controls.yaml"]
+
+    return write
+
+
+def test_systems_and_pairs(write):
+    systems = load_systems(write(GOOD))
+    assert [(pair.system, pair.control) for pair in systems.pairs] == [("gan", "gan_off"), ("gan", "none")]
+    assert systems.find("gan_off").experiment(3) == "gan_off_seed3"
+    assert systems.find("gan_off").tag == "off_seed${seed}"
+    assert systems.find("none").tag == "seed${seed}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "others: {}", "expected the mappings systems and controls"),
+        (GOOD.replace("[steps]", "[stepps]"), "stepps.*expected some of steps"),
+        (GOOD.replace("what: no critic,", ""), "expected `what`"),
+        (GOOD.replace("gan_off:", "quiet:"), "a system's name begins with its method"),
+        (GOOD.replace("{finetune_args: --x 0}", "{seed: 3}"), "options may not hold seed"),
+        (GOOD.replace("{what: a critic}", "{what: a critic, needs: [gan_x]}"), "gan needs gan_x"),
+    ],
+)
+def test_what_is_refused(write, text, message):
+    with pytest.raises(UserError, match=message):
+        load_systems(write(text))
+
+
+def test_unknown_system(write):
+    with pytest.raises(UserError, match="did you mean gan_off"):
+        load_systems(write(GOOD)).find("gan_of")
+
+
+def test_every_room(real_template):
+    """The rooms' own files are well formed, and all their options are the recipes'."""
+    from espnet_ext.recipe.options import load_options
+
+    for system in load_systems().table.values():
+        load_options(real_template / "conf/options.yaml").set_defaults(system.options, system.name)
+
+
+def test_run_of_a_system(recipe, real_template):
+    recipe.template = real_template
+    output = recipe("--system", "gan_no_critic", "--seed", "2", "--stage", "finetune", "--dry_run")
+    assert "exp/gan_no_critic_seed2" in output and "--gan_conf lambda_d=0" in output
+    assert "exp/pretrain_seed2/export/model.pth" in output
+    more = recipe(
+        "--system=gan_no_critic", "--finetune_args", "--max_epoch 3", "--stage", "finetune", "--dry_run"
+    )
+    assert "--gan_conf lambda_d=0 --max_epoch 3" in more
+
+
+def test_a_system_decides(recipe, real_template):
+    recipe.template = real_template
+    assert "--system gan_no_critic decides" in recipe(
+        "--system", "gan_no_critic", "--tag", "mine", "--dry_run", code=1
+    )
