@@ -1,0 +1,126 @@
+"""Outcomes: a method's systems and their controls on a recipe, and the sweep on dev that chose its options.
+
+Run from the repository after a recipe's stages 1 to 6: ``python benchmarks/outcomes.py gan --seeds 1 2 3``.
+Each run is ``run.sh --system NAME --seed S`` from fine-tuning to scoring; all start from the same starting
+model (``--pretrain_tag``). Rows that are there (same system, seed, configuration and options) are not run
+again, so that a benchmark that was stopped goes on.
+
+``--sweep`` runs the points of ``benchmarks/sweeps/METHOD.yaml`` instead (a name and arguments of the
+training each), decodes the development set alone, and never sees a test set.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from record import RESULTS, ROOT, record
+
+from espnet_ext.recipe.systems import System, load_systems
+
+
+def fingerprint(recipe: Path, options: dict[str, str]) -> str:
+    """Hash of what decides about a run: its options, configurations of starting model and training."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    default = (
+        "conf/finetune.yaml" if options["method"] == "none" else f"conf/finetune_{options['method']}.yaml"
+    )
+    for name in ("conf/pretrain.yaml", options.get("finetune_config", default)):
+        file = recipe / name if (recipe / name).exists() else ROOT / "egs2/TEMPLATE/asr1" / name
+        digest.update(json.dumps(yaml.safe_load(file.read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:12]
+
+
+def done(benchmark: str) -> set[tuple]:
+    """Runs that have a row."""
+    file = RESULTS / f"{benchmark}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {(row["system"], row["seed"], row["config"]) for row in rows}
+
+
+def figures(folder: Path) -> dict[str, dict]:
+    """Errors of all decoded sets of an experiment: ``{decoding: {set: {wer, cer, ser}}}``."""
+    found: dict[str, dict] = {}
+    for path in sorted(folder.glob("decode_*/*/score/result.json")):
+        score = json.loads(path.read_text(encoding="utf-8"))
+        decoding = path.parents[2].name.removeprefix("decode_")
+        found.setdefault(decoding, {})[path.parents[1].name] = {
+            "wer": round(score["wer"], 2),
+            "cer": round(score["cer"], 2),
+        }
+    return found
+
+
+def run(
+    recipe: Path, benchmark: str, name: str, options: dict[str, str], words: list[str], seed: int
+) -> None:
+    """One run of the recipe, and its row."""
+    start = time.time()
+    command = ["./run.sh", *words, "--seed", str(seed), "--stage", "finetune", "--stop_stage", "score"]
+    if subprocess.run(command, cwd=recipe).returncode:
+        sys.exit(f"{name}, seed {seed}: the recipe failed; what is recorded stays, the same command goes on")
+    folder = recipe / "exp" / f"{name}_seed{seed}"
+    summary = json.loads((folder / "train_summary.json").read_text(encoding="utf-8"))
+    record(
+        benchmark,
+        name,
+        seed=seed,
+        config=fingerprint(recipe, options),
+        errors=figures(folder),
+        steps=summary.get("steps"),
+        train_seconds=round(summary["seconds"]) if "seconds" in summary else None,
+        wall_seconds=round(time.time() - start),
+        recipe_command=" ".join(command),
+    )
+
+
+def systems_of(method: str, names: list[str]) -> list[System]:
+    """The method's systems and their controls, or those named."""
+    systems = load_systems()
+    if not names:
+        pairs = [pair for pair in systems.pairs if systems.find(pair.system).method == method]
+        names = list(dict.fromkeys(name for pair in pairs for name in (pair.control, pair.system)))
+    return [systems.find(name) for name in names]
+
+
+def main() -> None:
+    """Run what has no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("method")
+    add("--recipe", type=Path, default=ROOT / "egs2" / "synth" / "asr1")
+    add("--seeds", type=int, nargs="+", default=[1])
+    add("--systems", nargs="*", default=[], help="these instead of all of controls.yaml")
+    add("--pretrain_tag", default="seed1", help="the starting model of all runs")
+    add("--decode_configs", default="joint att")
+    add("--sweep", action="store_true", help="the points of benchmarks/sweeps/METHOD.yaml, on dev alone")
+    a = parser.parse_args()
+    recipe, common = (
+        a.recipe.resolve(),
+        ["--pretrain_tag", a.pretrain_tag, "--decode_configs", a.decode_configs],
+    )
+    if a.sweep:
+        benchmark = f"{a.method}_sweep"
+        points = yaml.safe_load((ROOT / "benchmarks/sweeps" / f"{a.method}.yaml").read_text(encoding="utf-8"))
+        for point, arguments in points.items():
+            name, options = f"{a.method}_sweep_{point}", {"method": a.method, "finetune_args": arguments}
+            for seed in a.seeds:
+                if (name, seed, fingerprint(recipe, options)) in done(benchmark):
+                    continue
+                words = [*common, "--method", a.method, "--tag", f"sweep_{point}_seed{seed}", "--test_sets="]
+                run(recipe, benchmark, name, options, [*words, f"--finetune_args={arguments}"], seed)
+        return
+    benchmark = f"{a.method}_outcomes"
+    for seed in a.seeds:
+        for system in systems_of(a.method, a.systems):
+            options = {"method": system.method, **system.options}
+            if (system.name, seed, fingerprint(recipe, options)) not in done(benchmark):
+                run(recipe, benchmark, system.name, options, ["--system", system.name, *common], seed)
+
+
+if __name__ == "__main__":
+    main()
