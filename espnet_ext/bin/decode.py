@@ -13,12 +13,17 @@ from espnet_ext.recipe.provenance import provenance
 def get_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="decode", description=__doc__)
-    parser.add_argument("--model_dir", type=Path, required=True, help="exported model (stage 9)")
     several = {"type": Path, "nargs": "+", "required": True}
+    parser.add_argument(
+        "--model_dir", **several, help="exported model (stage 9); several decode together, as an ensemble"
+    )
     parser.add_argument("--data_dir", **several, help="dumped set (stage 3), for all or one each")
     parser.add_argument("--config", **several, help="YAML: method and its options, for all or one each")
     parser.add_argument(
         "--out_dir", **several, help="where text, token, scores, decode.json go; one for every decoding"
+    )
+    parser.add_argument(
+        "--lm_dir", type=Path, help="language model (config.yaml, model.pth), where lm_weight > 0"
     )
     parser.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="decode on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -53,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         for data_dir, config, each, out_dir in zip(sets, configs, options, out_dirs, strict=True)
     ]
     more = {"gpu": bool(args.ngpu), "threads": args.threads, "job": args.job, "num_jobs": args.num_jobs}
+    more["lm_dir"] = args.lm_dir
     for out_dir, summary in decode_all(args.model_dir, tasks, provenance(), **more):
         print(_message(out_dir, summary), flush=True)
 
@@ -79,7 +85,8 @@ def _command(args: argparse.Namespace, data_dir: Path, config: Path, out_dir: Pa
     values = {**vars(args), "data_dir": data_dir, "config": config, "out_dir": out_dir}
     parser = get_parser()
     given = {name: value for name, value in values.items() if value != parser.get_default(name)}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    words = [str(word) for name, values in lists.items() for word in (f"--{name}", *values)]
     return shlex.join(["python", "-m", "espnet_ext.bin.decode", *words])
 
 

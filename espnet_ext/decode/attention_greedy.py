@@ -5,7 +5,7 @@ B: utterances, T: frames, D: features, U: tokens so far.
 
 import torch
 
-from espnet_ext.decode.cached_decoder import CachedDecoder
+from espnet_ext.decode.cached_decoder import cached_decoder
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.limits import length_limits
 
@@ -35,7 +35,7 @@ def attention_greedy(
     """
     lens = lens.to(memory.device)
     shortest, longest = length_limits(lens, maxlenratio, minlenratio)
-    cached = CachedDecoder(decoder, memory, lens)
+    cached = cached_decoder(decoder, memory, lens)
     utterances = torch.arange(memory.size(0), device=memory.device)
     prefix = torch.full((memory.size(0), 1, 1), sos, device=memory.device)  # (B, 1, U + 1)
     score = torch.zeros(memory.size(0), dtype=torch.float64, device=memory.device)

@@ -1,7 +1,8 @@
 """Joint CTC/attention beam search over all hypotheses of all utterances of a batch at once.
 
-The score of a hypothesis is ``(1 - ctc_weight) log p_att + ctc_weight log p_ctc + penalty * length``
-(Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech recognition", equation 49).
+The score of a hypothesis is ``(1 - ctc_weight) log p_att + ctc_weight log p_ctc + lm_weight log p_lm +
+penalty * length`` (Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech
+recognition", equation 49; a language model of the same tokens beside it is shallow fusion).
 Hypotheses, scores and stopping rules are those of ESPnet 202511's BatchBeamSearch, which takes one
 utterance at a time; it differs in four places, none of which changes the n-best list of an ordinary search:
 
@@ -20,7 +21,8 @@ import math
 
 import torch
 
-from espnet_ext.decode.cached_decoder import CachedDecoder
+from espnet_ext.decode.cached_decoder import cached_decoder
+from espnet_ext.decode.cached_lm import cached_lm
 from espnet_ext.decode.ctc_prefix import CTCPrefixScorer
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.limits import length_limits
@@ -45,6 +47,7 @@ def beam_search(
     eos: int,
     blank: int,
     options: DecodeOptions,
+    lm: torch.nn.Module | None = None,
 ) -> list[list[Hypothesis]]:
     """Search the best token sequences of every utterance.
 
@@ -55,6 +58,7 @@ def beam_search(
         lens: encoder frames (B,).
         sos, eos, blank: token ids.
         options: beam, weights and length limits.
+        lm: an ESPnet language model in eval mode; None is allowed where ``lm_weight`` is 0.
 
     Returns:
         For each utterance at least one and at most ``nbest`` hypotheses, the best first.
@@ -64,7 +68,7 @@ def beam_search(
     todo = list(range(memory.size(0)))
     minlenratio = options.minlenratio
     while todo:
-        search = _Search(decoder, ctc, memory[todo], lens[todo], sos, eos, blank, options, minlenratio)
+        search = _Search(decoder, ctc, memory[todo], lens[todo], sos, eos, blank, options, minlenratio, lm)
         for index, found in zip(todo, search.run(), strict=True):
             results[index] = found
         if minlenratio == 0:
@@ -77,15 +81,17 @@ def beam_search(
 class _Search:
     """The state of one search: prefixes, scores and ended hypotheses of the utterances still running."""
 
-    def __init__(self, decoder, ctc, memory, lens, sos, eos, blank, options, minlenratio):
+    def __init__(self, decoder, ctc, memory, lens, sos, eos, blank, options, minlenratio, lm):
         device = memory.device
         self.options, self.eos, self.blank = options, eos, blank
-        self.attention = CachedDecoder(decoder, memory, lens) if options.ctc_weight < 1 else None
+        self.attention = cached_decoder(decoder, memory, lens) if options.ctc_weight < 1 else None
         self.ctc = CTCPrefixScorer(ctc.log_softmax(memory), lens, blank) if options.ctc_weight > 0 else None
+        self.lm = cached_lm(lm) if options.lm_weight > 0 else None
         self.utterances = torch.arange(memory.size(0), device=device)  # (B,), rows of the input
         self.shortest, self.longest = length_limits(lens, options.maxlenratio, minlenratio)  # (B,)
         self.prefix = torch.full((memory.size(0), 1, 1), sos, device=device)  # (B, N, U + 1)
-        # The decoder's part and the bonus; CTC's part follows from the prefix alone, not from its history.
+        # The parts of the decoder and of the language model, and the bonus; CTC's part follows from the
+        # prefix alone, not from its history.
         self.partial = torch.zeros(memory.size(0), 1, dtype=torch.float64, device=device)  # (B, N)
         self.ended: list[list[tuple[float, Hypothesis]]] = [[] for _ in range(memory.size(0))]
         self.best_ended = torch.full((memory.size(0),), -torch.inf, dtype=torch.float64, device=device)
@@ -102,8 +108,8 @@ class _Search:
             self.partial = partial[rows, parents, tokens]
             self.prefix = torch.cat((self.prefix[rows, parents], tokens[..., None]), dim=-1)
             running, over = self._end(step, tokens, totals)
-            if self.attention:
-                self.attention.select(parents)
+            for scorer in filter(None, (self.attention, self.lm)):
+                scorer.select(parents)
             if self.ctc:
                 self.ctc.select(parents, tokens)
             over |= self._nothing_better(step, totals.masked_fill(~running, -torch.inf))
@@ -118,6 +124,8 @@ class _Search:
         partial = self.partial[..., None] + self.options.penalty
         if self.attention:
             partial = partial + (1 - weight) * self.attention.step(self.prefix)
+        if self.lm:
+            partial = partial + self.options.lm_weight * self.lm.step(self.prefix)
         if not self.ctc:
             return partial, partial
         if not self.attention:
@@ -208,7 +216,7 @@ class _Search:
         )
         self.shortest, self.longest = self.shortest[left], self.longest[left]
         self.best_ended, self.recent = self.best_ended[left], [best[left] for best in self.recent]
-        for scorer in filter(None, (self.attention, self.ctc)):
+        for scorer in filter(None, (self.attention, self.ctc, self.lm)):
             scorer.keep(left)
 
     def _ranked(self, hypotheses: list[tuple[float, Hypothesis]]) -> list[Hypothesis]:

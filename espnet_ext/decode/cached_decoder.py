@@ -8,6 +8,8 @@ B: utterances, N: hypotheses of an utterance, T: frames, U: tokens so far, D: fe
 V: tokens.
 """
 
+from functools import partial
+
 import torch
 from espnet.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
@@ -17,7 +19,9 @@ from espnet_ext.errors import UserError
 
 
 def check_supported(decoder: torch.nn.Module) -> None:
-    """Raise a UserError unless ``decoder`` is a transformer decoder with ordinary attention."""
+    """Raise a UserError unless ``decoder`` is a transformer decoder with ordinary attention (or several)."""
+    if hasattr(decoder, "check_supported"):
+        return decoder.check_supported()
     ordinary = isinstance(decoder, BaseTransformerDecoder) and all(
         isinstance(layer.self_attn, MultiHeadedAttention)
         and isinstance(layer.src_attn, MultiHeadedAttention)
@@ -29,6 +33,11 @@ def check_supported(decoder: torch.nn.Module) -> None:
             f"batched decoding knows ESPnet's `decoder: transformer`, not {type(decoder).__name__}; "
             "use `method: ctc_greedy`, or stock `python -m espnet2.bin.asr_inference` on the exported model"
         )
+
+
+def cached_decoder(decoder: torch.nn.Module, memory: torch.Tensor, lens: torch.Tensor):
+    """`CachedDecoder`, or what an ensemble's decoder has in its place."""
+    return (decoder.cached if hasattr(decoder, "cached") else partial(CachedDecoder, decoder))(memory, lens)
 
 
 class CachedDecoder:
@@ -76,7 +85,7 @@ class CachedDecoder:
         """One decoder block as ESPnet's DecoderLayer.forward computes it for the last position."""
         before = layer.normalize_before
         query = layer.norm1(x) if before else x
-        attended, past = _attend_prefix(layer.self_attn, query, past)
+        attended, past = attend_prefix(layer.self_attn, query, past)
         if layer.concat_after:
             attended = layer.concat_linear1(torch.cat((query, attended), dim=-1))
         x = x + attended
@@ -123,7 +132,7 @@ def _attend_memory(attention, query, memory, visible):
     return attention.linear_out(out.transpose(1, 2).reshape(utterances, hypotheses, -1))
 
 
-def _attend_prefix(attention, query, past):
+def attend_prefix(attention, query, past):
     """Attention of the newest token (B, N, D) over its own prefix; returns it with the longer history."""
     utterances, hypotheses, _ = query.shape
     shape = (utterances, hypotheses, attention.h, 1, attention.d_k)

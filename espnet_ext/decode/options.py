@@ -1,6 +1,7 @@
 """What a decoding configuration (``conf/decode_*.yaml``) may say, checked before any model is loaded."""
 
 import difflib
+import itertools
 import os
 from dataclasses import asdict, dataclass, fields
 
@@ -14,6 +15,7 @@ METHODS = {
     "joint": (
         "beam_size",
         "ctc_weight",
+        "lm_weight",
         "penalty",
         "maxlenratio",
         "minlenratio",
@@ -23,6 +25,8 @@ METHODS = {
     "attention_greedy": ("maxlenratio", "minlenratio"),
     "ctc_greedy": (),
 }
+#: Options that a ``tune:`` mapping may list values of.
+TUNABLE = ("ctc_weight", "lm_weight", "penalty")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class DecodeOptions:
         method: ``joint`` (beam search with CTC and attention), ``attention_greedy`` or ``ctc_greedy``.
         beam_size: hypotheses kept at every step.
         ctc_weight: share of CTC in the score, 0 (attention only) to 1 (CTC only).
+        lm_weight: factor of a language model's log-probability in the score; 0: none is asked.
         penalty: added to the score for every token; positive values favour longer hypotheses.
         maxlenratio: greatest length, as a share of the encoder's frames; negative: in tokens; 0:
             one token a frame, and the beam search ends where it detects that nothing better will come.
@@ -45,6 +50,7 @@ class DecodeOptions:
     method: str = "joint"
     beam_size: int = 5
     ctc_weight: float = 0.3
+    lm_weight: float = 0.0
     penalty: float = 0.0
     maxlenratio: float = 0.0
     minlenratio: float = 0.0
@@ -62,9 +68,46 @@ def read_options(path: str | os.PathLike) -> DecodeOptions:
     """Read and check a decoding configuration.
 
     Raises:
-        UserError: not YAML, an unknown option, a wrong type, a value out of range, or an option that the
-            method does not read.
+        UserError: not YAML, an unknown option, a wrong type, a value out of range, an option that the
+            method does not read, or values that have to be chosen first.
     """
+    given = _read_mapping(path)
+    if "tune" in given:
+        raise UserError(
+            f"{path}: lists values under `tune:`; choose with `python -m espnet_ext.bin.tune_decoding` "
+            "(stage 10 does), and decode with the file it writes"
+        )
+    return check_options(given, str(path))
+
+
+def read_grid(path: str | os.PathLike) -> tuple[list[str], list[DecodeOptions]]:
+    """Read a configuration whose ``tune:`` mapping lists the values to choose from.
+
+    Returns:
+        the names of the mapping, and the options of every combination, the last name running fastest.
+
+    Raises:
+        UserError: see :func:`read_options`; or a ``tune`` that is no mapping of lists, lists an option
+            that has a value as well, or one that cannot be tuned.
+    """
+    given = _read_mapping(path)
+    lists = given.pop("tune", None)
+    if not isinstance(lists, dict) or not lists:
+        raise UserError(
+            f"{path}: tune: expected lists of values, as `ctc_weight: [0.3, 0.5]`, found {lists!r}"
+        )
+    for name, values in lists.items():
+        if name not in TUNABLE:
+            raise UserError(f"{path}: tune: {name}: expected one of {', '.join(TUNABLE)}")
+        if name in given:
+            raise UserError(f"{path}: {name} has a value and a list under `tune:`; remove one of the two")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{path}: tune: {name}: expected a list of numbers, found {values!r}")
+    points = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
+    return list(lists), [check_options({**given, **point}, f"{path}: tune") for point in points]
+
+
+def _read_mapping(path: str | os.PathLike) -> dict:
     try:
         given = yaml.safe_load("\n".join(line for _, line in read_lines(path)))
     except yaml.YAMLError as error:
@@ -72,7 +115,7 @@ def read_options(path: str | os.PathLike) -> DecodeOptions:
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise UserError(f"{path}: expected `option: value` lines, found {type(given).__name__}")
-    return check_options(given, str(path))
+    return given
 
 
 def check_options(given: dict, where: str) -> DecodeOptions:
@@ -96,6 +139,7 @@ def check_options(given: dict, where: str) -> DecodeOptions:
     for name, good, what in (
         ("beam_size", options.beam_size >= 1, "at least 1"),
         ("ctc_weight", 0 <= options.ctc_weight <= 1, "from 0 to 1"),
+        ("lm_weight", options.lm_weight >= 0, "at least 0"),
         ("nbest", 1 <= options.nbest <= options.beam_size, "from 1 to beam_size"),
         ("batch_seconds", options.batch_seconds > 0, "greater than 0"),
     ):

@@ -3,6 +3,7 @@
 B: utterances, T: frames, D: features.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet_ext.decode.attention_greedy import attention_greedy
 from espnet_ext.decode.beam import beam_search
 from espnet_ext.decode.cached_decoder import check_supported
+from espnet_ext.decode.cached_lm import cached_lm
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.options import DecodeOptions
@@ -26,13 +28,14 @@ class Recogniser:
     Args:
         model: an ESPnetASRModel in eval mode, on its device.
         options: method and its options.
+        lm: an ESPnet language model in eval mode on the same device (see `espnet_ext.lm.load`).
 
     Raises:
-        UserError: the model lacks what the method needs.
+        UserError: the model lacks what the method needs, or there is no language model to weigh.
     """
 
-    def __init__(self, model: ESPnetASRModel, options: DecodeOptions):
-        self.model, self.options = model, options
+    def __init__(self, model: ESPnetASRModel, options: DecodeOptions, lm: torch.nn.Module | None = None):
+        self.model, self.options, self.lm = model, options, lm
         self.device = next(model.parameters()).device
         if getattr(model, "use_transducer_decoder", False):
             raise UserError(
@@ -51,6 +54,13 @@ class Recogniser:
                     "with ctc_weight 1); use `method: ctc_greedy`, or `method: joint` with `ctc_weight: 1`"
                 )
             check_supported(model.decoder)
+        if options.lm_weight > 0:
+            if lm is None:
+                raise UserError(
+                    f"lm_weight {options.lm_weight}: there is no language model; give its folder with "
+                    "--lm_dir (in a recipe: --use_lm true, and stage 6 trains one)"
+                )
+            cached_lm(lm)
 
     @torch.inference_mode()
     def __call__(self, inputs: list[np.ndarray]) -> list[list[Hypothesis]]:
@@ -66,6 +76,21 @@ class Recogniser:
         Raises:
             UserError: the encoder's output is not finite.
         """
+        return self.each_way(inputs, [self.options])[0]
+
+    @torch.inference_mode()
+    def each_way(
+        self, inputs: list[np.ndarray], ways: Sequence[DecodeOptions]
+    ) -> list[list[list[Hypothesis]]]:
+        """Recognise one batch in several ways; the encoder listens once.
+
+        Args:
+            inputs: see :meth:`__call__`.
+            ways: options of each, which need no more of the model than the recogniser's own do.
+
+        Returns:
+            What :meth:`__call__` returns, for each way.
+        """
         lengths = torch.tensor([len(each) for each in inputs])
         padded = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(each) for each in inputs], batch_first=True
@@ -73,7 +98,7 @@ class Recogniser:
         try:
             memory, lens = self.model.encode(padded.to(self.device), lengths.to(self.device))
         except TooShortUttError:  # raised only where all are too short: the padded length counts
-            return [[Hypothesis((), 0.0)] for _ in inputs]
+            return [[[Hypothesis((), 0.0)] for _ in inputs] for _ in ways]
         if isinstance(memory, tuple):  # with the outputs of intermediate CTC layers
             memory = memory[0]
         if not torch.isfinite(memory).all():
@@ -81,16 +106,20 @@ class Recogniser:
                 "the encoder's output holds NaN or infinite values: the model is damaged, or its training "
                 "diverged (see the losses in history.csv of its experiment)"
             )
-        results = [[Hypothesis((), 0.0)] for _ in inputs]
         heard = (lens > 0).nonzero()[:, 0]
+        results = [[[Hypothesis((), 0.0)] for _ in inputs] for _ in ways]
         if len(heard):
-            for index, found in zip(heard.tolist(), self._search(memory[heard], lens[heard]), strict=True):
-                results[index] = found
+            for options, each in zip(ways, results, strict=True):
+                found = self._search(memory[heard], lens[heard], options)
+                for index, hypotheses in zip(heard.tolist(), found, strict=True):
+                    each[index] = hypotheses
         return results
 
-    def _search(self, memory: torch.Tensor, lens: torch.Tensor) -> list[list[Hypothesis]]:
+    def _search(
+        self, memory: torch.Tensor, lens: torch.Tensor, options: DecodeOptions
+    ) -> list[list[Hypothesis]]:
         """Hypotheses from encoder outputs (B, T, D) and lengths (B,)."""
-        model, options = self.model, self.options
+        model = self.model
         if options.method == "ctc_greedy":
             found = ctc_greedy(model.ctc.log_softmax(memory), lens, model.blank_id)
             return [[hypothesis] for hypothesis in found]
@@ -107,7 +136,7 @@ class Recogniser:
             )
             return [[hypothesis] for hypothesis in found]
         return beam_search(
-            model.decoder, model.ctc, memory, lens, model.sos, model.eos, model.blank_id, options
+            model.decoder, model.ctc, memory, lens, model.sos, model.eos, model.blank_id, options, self.lm
         )
 
 

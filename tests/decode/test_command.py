@@ -107,8 +107,8 @@ def test_several_decodings_are_each_as_alone(decode, dumped, exported, tmp_path,
         assert decode(ways[way], data_dir=data_dir, out_dir=tmp_path / f"alone{number}")[0] == 0
         (tmp_path / f"{way}.yaml").write_text(yaml.safe_dump(ways[way]))
     loads = []
-    load = run.load_exported
-    monkeypatch.setattr(run, "load_exported", lambda *a, **k: loads.append(a) or load(*a, **k))
+    load = run.load_models
+    monkeypatch.setattr(run, "load_models", lambda *a, **k: loads.append(a) or load(*a, **k))
     words = ["--model_dir", exported, "--data_dir", *(data_dir for data_dir, _ in pairs)]
     words += ["--config", *(tmp_path / f"{way}.yaml" for _, way in pairs)]
     words += ["--out_dir", *(tmp_path / f"together{number}" for number in range(4))]

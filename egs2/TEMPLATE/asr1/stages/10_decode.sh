@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# does: all test sets and the development set, in every way of --decode_configs
+# does: all test sets and the development set, in every way of --decode_configs; weights are tuned on the latter
 # scope: ${method}_${tag}
-# options: [pretrain_exp, finetune_exp, decode_configs, dump, valid_set, test_sets]
+# options: [pretrain_exp, finetune_exp, decode_configs, lm_exp, dump, valid_set, test_sets]
 # uncounted: [ngpu, inference_nj, logdir, method, tag]
 # inputs:
 # - ${dump}/${valid_set}/content ?
 # - ${dump}/${test_sets}/content ?
 # - ${pretrain_exp}/export/model.pth
 # - ${finetune_exp}/export/model.pth ?
+# - ${lm_exp}/export/model.pth ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
 # outputs:
@@ -15,8 +16,24 @@
 # - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
-# logs: ["${logdir}/10_decode_${method}_${tag}.*.log"]
+# logs: ["${logdir}/10_tune_${method}_${tag}.*.log", "${logdir}/10_decode_${method}_${tag}.*.log"]
 . "${template_dir}/utils/stage.sh"
+
+lm_args=()
+if [ -n "${lm_exp}" ]; then lm_args=(--lm_dir "${lm_exp}/export"); fi
+tuned() { grep -q "^tune:" "$(config "conf/decode_$1.yaml")"; }
+
+# Weights that a configuration lists under `tune:`: those with the fewest errors on the development set.
+open_queue "${logdir}" "10_tune_${method}_${tag}"
+for exp in "${pretrain_exp}" "${finetune_exp}"; do
+    # shellcheck disable=SC2086
+    for name in $(unique ${decode_configs}); do
+        if ! tuned "${name}" || ! has "${exp}/export/model.pth"; then continue; fi
+        queue python -m espnet_ext.bin.tune_decoding --model_dir "${exp}/export" --data_dir "${dump}/${valid_set}" \
+            --config "$(config "conf/decode_${name}.yaml")" --out "${exp}/tuning/${name}.yaml" "${lm_args[@]}" --ngpu "${ngpu}"
+    done
+done
+run_queue "${decode_cmd}" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"
 
 open_queue "${logdir}" "10_decode_${method}_${tag}"
 for exp in "${pretrain_exp}" "${finetune_exp}"; do
@@ -35,11 +52,11 @@ for exp in "${pretrain_exp}" "${finetune_exp}"; do
         folders=()
         # shellcheck disable=SC2086
         for name in $(unique ${decode_configs}); do
-            configs+=("$(config "conf/decode_${name}.yaml")")
+            if tuned "${name}"; then configs+=("${exp}/tuning/${name}.yaml"); else configs+=("$(config "conf/decode_${name}.yaml")"); fi
             folders+=("${exp}/decode_${name}/${set}")
         done
         queue python -m espnet_ext.bin.decode --model_dir "${exp}/export" --data_dir "${dump}/${set}" \
-            --config "${configs[@]}" --out_dir "${folders[@]}" --ngpu "${ngpu}"
+            --config "${configs[@]}" --out_dir "${folders[@]}" "${lm_args[@]}" --ngpu "${ngpu}"
     done
 done
 run_queue "${decode_cmd}" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"

@@ -1,0 +1,1 @@
+"""Causal language models over the recogniser's tokens, ESPnet's own, for decoding."""
