@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint bench clean
+.PHONY: help setup demo test test-fast lint bench clean slurm-up slurm-down
 MAKEFLAGS += --no-print-directory
 
 activate := . tools/activate_python.sh
@@ -30,6 +30,12 @@ lint: setup ## shellcheck and ruff
 
 bench: setup ## side-by-side measurements; results are appended to benchmarks/results/
 	@$(activate) && for file in $$(grep -l __main__ benchmarks/*.py); do echo "bench: $$file"; python "$$file"; done
+
+slurm-up: ## a Slurm cluster of one node on this machine, for tests (Debian's slurm-wlm and munge)
+	@tools/local_slurm/cluster.sh up
+
+slurm-down: ## end it
+	@tools/local_slurm/cluster.sh down
 
 clean: ## remove what tests and builds leave behind; keeps tools/venv and every recipe's exp/
 	@find . -path ./tools/venv -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

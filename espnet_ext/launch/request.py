@@ -51,13 +51,14 @@ class Request:
 
     def log_of(self, number: int) -> Path:
         """Log file of a job."""
-        return Path(self._fill(self.log, number))
+        return Path(self.fill(self.log, number))
 
     def command_of(self, number: int) -> list[str]:
         """Command and arguments of a job."""
-        return [self._fill(word, number) for word in self.command]
+        return [self.fill(word, number) for word in self.command]
 
-    def _fill(self, word: str, number: int) -> str:
+    def fill(self, word: str, number: int | str) -> str:
+        """A word with the job's number, or what stands for it, in the place of the name."""
         # A path such as /data/JOBS/x must not become /data/1S/x.
         return (
             re.sub(rf"(?<![A-Za-z0-9]){self.name}(?![A-Za-z0-9])", str(number), word) if self.name else word

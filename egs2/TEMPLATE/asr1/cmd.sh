@@ -14,12 +14,13 @@ case ${cmd_backend} in
         cpu_cmd=${utils_dir}/run_local    # data preparation, features, tokens, statistics
         decode_cmd=${utils_dir}/run_local # decoding
         ;;
-    slurm)
-        echo "error: --cmd_backend slurm: not there yet; use local, or a slurm.pl of your own (see cmd.sh)" >&2
-        exit 1
+    slurm) # docs/slurm.md; conf/slurm.yaml or conf/slurm.conf says what is asked of the cluster
+        train_cmd=${utils_dir}/run_slurm_train
+        cpu_cmd=${utils_dir}/run_slurm
+        decode_cmd=${utils_dir}/run_slurm_decode
         ;;
     *)
-        echo "error: --cmd_backend ${cmd_backend}: cmd.sh knows local only; add a case for it there" >&2
+        echo "error: --cmd_backend ${cmd_backend}: cmd.sh knows local and slurm; add a case for it there" >&2
         exit 1
         ;;
 esac

@@ -1,0 +1,74 @@
+"""Run a command, or an array of jobs, on a Slurm cluster: ``[options] [JOB=1:N] LOG COMMAND ARGUMENT...``."""
+
+import os
+import sys
+from pathlib import Path
+
+from espnet_ext.errors import UserError, main_guard
+from espnet_ext.launch.cluster import Cluster
+from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
+from espnet_ext.launch.local import LocalRun
+from espnet_ext.launch.request import USAGE, Request, parse_request
+from espnet_ext.launch.settings import KINDS, load_settings
+from espnet_ext.launch.slurm import SlurmRun
+from espnet_ext.launch.stage import staged
+from espnet_ext.processes import die_with_parent
+
+#: In the environment of a job that runs a whole stage: its commands run within what it was given.
+INSIDE = "ESPNET_EXT_STAGE_JOB"
+
+
+@main_guard
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    kind = "cpu"
+    if arguments[:1] == ["--kind"] and len(arguments) > 1:
+        kind, arguments = arguments[1], arguments[2:]
+    if kind not in KINDS:
+        raise UserError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(program="run_slurm [--kind cpu|train|decode]"), end="")
+        return 0 if arguments else 1
+    request = parse_request(arguments)
+    settings = load_settings(_template())
+    if os.environ.get(INSIDE) and kind != "train":
+        die_with_parent(os.getppid())
+        return LocalRun(request).run()
+    cluster = Cluster()
+    plan = settings.plan(request, kind, cluster)
+    if plan.stage_data and kind == "train":
+        request = staged(request, plan.stage_data)
+    inside = bool(os.environ.get(INSIDE))
+    folder = JobFolder.create(
+        request,
+        kind,
+        threads=plan.threads,
+        tasks=plan.tasks,
+        step=plan.step,
+        requeue=plan.requeue and not inside,
+        offline=plan.offline,
+        progress=progress_of(request),
+        max_fruitless=plan.max_fruitless,
+    )
+    if inside:
+        # The stage's job puts itself back into the queue; here is only its step.
+        os.execvp("bash", ["bash", str(JOB_SH), str(folder.path), str(request.first)])
+    die_with_parent(os.getppid())
+    return SlurmRun(request, plan, folder, cluster).run()
+
+
+def progress_of(request: Request) -> list[str]:
+    """Files of a training that change when it moves on."""
+    words = request.command
+    places = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--output_dir"]
+    return [str(Path(place, "checkpoint.pth")) for place in places]
+
+
+def _template() -> Path | None:
+    found = os.environ.get("template_dir")
+    return Path(found) if found else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The few things we ask of Slurm: what there is, to run this, how far it is, to end it.
+
+Every question is one call, whatever the number of jobs. The controller may be away for a while: a call that
+fails is `None`, which means "not known", never "gone".
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from espnet_ext.errors import UserError
+
+#: Seconds that submitting goes on trying while the controller does not answer.
+PATIENCE = 900.0
+#: What sbatch says when trying again may help.
+_AWAY = (
+    "unable to contact|socket timed out|connection refused|connection reset|zero bytes|transient|"
+    "temporarily|resource temporarily|message.*timeout|not responding|slurm_receive_msg"
+)
+#: What it says when this user has as many jobs as the site allows.
+_FULL = "maxsubmitjob|job submit limit|violates accounting/qos policy|maxjobcount|job count limit"
+#: States from which a job does not come back.
+FINAL = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "TIMEOUT",
+}  # fmt: skip
+
+
+class Full(Exception):
+    """The site accepts no more jobs of this user for now."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition as `sinfo` shows it."""
+
+    name: str
+    default: bool
+    up: bool
+    nodes: int
+    cpus: int  # of a node
+    gpus: int  # of a node
+    limit: str  # longest time
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How Slurm says that a job ended."""
+
+    state: str
+    code: int  # exit status, 128 + N after signal N
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job, or those of an array that wait, in the queue."""
+
+    job: str  # job id, of an array: its array's
+    tasks: frozenset[int] | None  # indices in the array; None: no array
+    state: str
+    reason: str
+    node: str
+    elapsed: str
+    name: str
+
+
+class Cluster:
+    """Slurm's commands."""
+
+    def __init__(self):
+        self._partitions: list[Partition] | None = None
+        self._array: int | None = None
+        self._sacct: bool | None = None
+
+    def partitions(self) -> list[Partition]:
+        """What `sinfo` shows; empty if it does not answer."""
+        if self._partitions is None:
+            text = _ask(["sinfo", "--noheader", "--format=%P|%a|%D|%c|%G|%l"]) or ""
+            rows: dict[str, Partition] = {}
+            for line in text.splitlines():
+                name, up, nodes, cpus, gres, limit = (line.split("|") + [""] * 6)[:6]
+                bare = name.rstrip("*")
+                # GPUs of all types: gpu:a100:4(S:0-1),gpu:2
+                gpus = sum(int(n) for n in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres))
+                one = Partition(bare, name != bare, up == "up", _number(nodes), _number(cpus), gpus, limit)
+                other = rows.get(bare)
+                if other:  # a partition of several kinds of nodes has a line for each
+                    one = Partition(
+                        bare, one.default, one.up or other.up, one.nodes + other.nodes,
+                        max(one.cpus, other.cpus), max(one.gpus, other.gpus), limit,
+                    )  # fmt: skip
+                rows[bare] = one
+            self._partitions = list(rows.values())
+        return self._partitions
+
+    def array_size(self) -> int:
+        """Jobs an array may have."""
+        if self._array is None:
+            found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]) or "", re.M)
+            self._array = max(1, int(found[1])) if found else 1000
+        return self._array
+
+    def submit(self, arguments: Sequence[str], name: str) -> str:
+        """Submit a job and return its id; waits for a controller that is away.
+
+        Args:
+            arguments: of sbatch, after the name and ``--parsable``.
+            name: the job's name, which no other job has: so a job whose submission was not acknowledged is
+                found again, and not submitted twice.
+
+        Raises:
+            Full: the site's limit of submitted jobs is reached.
+            UserError: Slurm refuses the job, or does not answer for `PATIENCE` seconds.
+        """
+        end, pause, told = time.monotonic() + PATIENCE, 1.0, False
+        while True:
+            command = ["sbatch", "--parsable", f"--job-name={name}", *arguments]
+            try:
+                found = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            except FileNotFoundError:
+                raise UserError(
+                    "sbatch is not on PATH: is this a machine of the cluster? "
+                    "(`module load slurm` on some sites)"
+                ) from None
+            job = found.stdout.strip().split(";")[0]
+            if found.returncode == 0 and job.isdigit():
+                return job
+            why = found.stderr.strip() or found.stdout.strip() or f"status {found.returncode}"
+            if re.search(_FULL, why, re.I):
+                raise Full(why)
+            if not re.search(_AWAY, why, re.I):
+                raise UserError(f"Slurm refuses the job: {why.splitlines()[-1]}{_hint(why)}")
+            if time.monotonic() > end:
+                raise UserError(f"Slurm has not answered for {PATIENCE / 60:.0f} minutes: {why}")
+            if not told:
+                told = True
+                print(
+                    f"Slurm does not answer ({why.splitlines()[-1]}); trying again",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            time.sleep(pause)
+            pause = min(30.0, 2 * pause)
+            for each in self.queue([name]) or []:
+                return each.job
+
+    def queue(self, names: Iterable[str]) -> list[Queued] | None:
+        """Jobs of these names that are in the queue; None if Slurm does not answer."""
+        names = list(names)
+        if not names:
+            return []
+        text = _ask(
+            ["squeue", "--noheader", "--me", f"--name={','.join(names)}", "--format=%F|%K|%T|%r|%N|%M|%j"]
+        )
+        if text is None:
+            return None
+        rows = []
+        for line in text.splitlines():
+            job, tasks, state, reason, node, elapsed, name = line.split("|", 6)
+            if state not in FINAL:
+                rows.append(Queued(job, _tasks(tasks), state, reason, node, elapsed, name))
+        return rows
+
+    def ended(self, job: str, index: int | None) -> Ended | None:
+        """How a job that has left the queue ended, by sacct where there is one; None if nobody knows."""
+        which = job if index is None else f"{job}_{index}"
+        text = _ask(["scontrol", "show", "job", "--oneliner", which]) or ""
+        state, code = re.search(r"JobState=(\w+)", text), re.search(r"ExitCode=(\d+):(\d+)", text)
+        if state and code:
+            return Ended(state[1], 128 + int(code[2]) if int(code[2]) else int(code[1]))
+        if self._sacct is not False:
+            text = _ask(
+                ["sacct", "--noheader", "--parsable2", "-X", "--format=State,ExitCode", f"--jobs={which}"]
+            )
+            self._sacct = text is not None
+            for line in (text or "").splitlines():
+                state, _, code = line.partition("|")
+                first, _, second = code.partition(":")
+                number = int(second or 0)
+                return Ended(state.split()[0], 128 + number if number else int(first or 0))
+        return None
+
+    def cancel(self, jobs: Iterable[str]) -> bool:
+        """End jobs; False if Slurm did not take it."""
+        jobs = list(jobs)
+        return not jobs or _ask(["scancel", *jobs]) is not None
+
+
+def _ask(command: Sequence[str]) -> str | None:
+    """Output of a command that only asks; None if it fails."""
+    try:
+        found = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=120,
+            env={**os.environ, "SLURM_BITSTR_LEN": "0"},  # squeue would cut a long list of waiting jobs short
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout if found.returncode == 0 else None
+
+
+def _number(text: str) -> int:
+    found = re.match(r"\d+", text)
+    return int(found[0]) if found else 0
+
+
+def _tasks(text: str) -> frozenset[int] | None:
+    """Indices of `squeue`'s %K.
+
+    >>> sorted(_tasks("3-5,9%2"))
+    [3, 4, 5, 9]
+    """
+    if not text or not text[0].isdigit():
+        return None
+    found: set[int] = set()
+    for part in text.partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        last, _, step = last.partition(":")
+        if first.isdigit():
+            found.update(range(int(first), int(last or first) + 1, int(step or 1)))
+    return frozenset(found)
+
+
+def _hint(why: str) -> str:
+    hints = {
+        "invalid partition": "see `sinfo` and `partition` in conf/slurm.yaml",
+        "invalid account": "see `sacctmgr show associations user=$USER` and `account` in conf/slurm.yaml",
+        "invalid qos": "see `qos` in conf/slurm.yaml",
+        "node configuration": "no node has this many processors, GPUs or this much memory: see "
+        "`sinfo -o '%P %c %m %G'`, "
+        "and --nj, --ngpu, or cpus and mem in conf/slurm.yaml",
+        "time limit": "the partition's longest time is in `sinfo -o '%P %l'`; see `time` in conf/slurm.yaml",
+        "generic resource": "this cluster wants GPUs asked for in another way: see `gpu` in conf/slurm.yaml",
+        "invalid feature": "see `constraint` in conf/slurm.yaml and `sinfo -o '%P %f'`",
+        "memory": "see `mem` in conf/slurm.yaml",
+    }
+    found = [hint for text, hint in hints.items() if text in why.lower()]
+    return f"; {found[0]}" if found else ""

@@ -1,0 +1,112 @@
+"""A Slurm cluster of one node, the back end as a program, and the toy training of tests/train."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import toy_cmd, toy_corpus  # noqa: F401  fixtures
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "tools/local_slurm/cluster.sh"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster():
+    """The cluster of `make slurm-up`, started if it is not running; its environment is set for all tests."""
+    if not shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
+        pytest.skip("slurmctld is not installed (Debian: apt-get install slurm-wlm munge)")
+    text = subprocess.run([CLUSTER, "env"], capture_output=True, text=True, check=True).stdout
+    os.environ["SLURM_CONF"] = text.split("=", 1)[1].strip()
+    # Through a file: the daemons would keep a pipe open.
+    with open(os.devnull, "w") as nothing:
+        mine = "it runs already" not in _up()
+        yield
+        if mine:
+            subprocess.run([CLUSTER, "down"], check=True, stdout=nothing)
+
+
+def _up() -> str:
+    log = Path(os.environ["SLURM_CONF"]).parent.with_suffix(".up.log")
+    with open(log, "w+") as handle:
+        done = subprocess.run([CLUSTER, "up"], stdout=handle, stderr=handle, stdin=subprocess.DEVNULL)
+        handle.seek(0)
+        text = handle.read()
+    assert done.returncode == 0, text
+    return text
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Environment of the programs that are tested."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "ESPNET_EXT_OWN_PYTHON": "1",
+    }
+    environment.pop("template_dir", None)
+    return environment
+
+
+@pytest.fixture
+def start(tmp_path, environment):
+    """Start the back end in an empty folder; what is left of it ends with the test."""
+    started = []
+
+    def start(*words, kind="cpu", **extra):
+        command = [sys.executable, "-m", "espnet_ext.bin.run_slurm", "--kind", kind, *map(str, words)]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**environment, **extra},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+@pytest.fixture
+def run(start):
+    """Run the back end to its end: exit status and output."""
+
+    def run(*words, timeout=120, **extra):
+        process = start(*words, **extra)
+        output, _ = process.communicate(timeout=timeout)
+        return process.returncode, output
+
+    return run
+
+
+def wait_for(condition, seconds=60):
+    """Wait until a condition holds; returns its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def slurm(*words) -> str:
+    """Output of one of Slurm's commands."""
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def queue(name: str) -> list[str]:
+    """States of the jobs whose name begins so."""
+    rows = [line.split(None, 1) for line in slurm("squeue", "-h", "-r", "-o", "%T %j").splitlines()]
+    return [state for state, job in rows if job.startswith(name)]

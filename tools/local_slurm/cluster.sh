@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# A Slurm cluster of one node: cluster.sh up|down|env (`make slurm-up`, `make slurm-down`).
+#
+# munged, slurmctld and slurmd run as the user who starts them, on loopback, with a configuration and a munge key of
+# their own: a Slurm that is installed on this machine, and its /etc/slurm, are neither used nor changed. It needs
+# Debian's slurm-wlm and munge, and neither systemd nor cgroups.
+#
+#   eval "$(tools/local_slurm/cluster.sh env)"    in a shell that is to use it
+#   SLURM_LOCAL_STATE                             where it keeps its state (default: a folder in /tmp)
+#   SLURM_LOCAL_PORT                              first of three ports (default: 16817)
+set -euo pipefail
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+
+state=${SLURM_LOCAL_STATE:-/tmp/espnet_ext_slurm_$(id -un)}
+port=${SLURM_LOCAL_PORT:-16817}
+cpus=${SLURM_LOCAL_CPUS:-32}
+readonly state port cpus
+export SLURM_CONF=${state}/slurm.conf
+export PATH=${PATH}:/usr/sbin:/sbin
+
+die() {
+    printf 'slurm: error: %s\n' "$1" >&2
+    if [ $# -gt 1 ]; then printf '  %s\n' "${@:2}" >&2; fi
+    exit 1
+}
+
+pid_of() { # PIDFILE PROGRAM: its process, if it lives
+    local pid
+    pid=$(cat "$1" 2>/dev/null) || return 1
+    [ -n "${pid}" ] && [ "$(cat "/proc/${pid}/comm" 2>/dev/null)" = "$2" ] && printf '%s\n' "${pid}"
+}
+
+answers() { sinfo --noheader --format %T 2>/dev/null | grep -qE '^(idle|mixed|allocated|completing)$'; }
+
+wait_until() { # SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        if [ "${SECONDS}" -ge "${end}" ]; then return 1; fi
+        sleep 0.1
+    done
+}
+
+up() {
+    local program host
+    for program in munged slurmctld slurmd sbatch; do
+        command -v "${program}" >/dev/null ||
+            die "${program} is not installed" "Debian, Ubuntu: apt-get install --yes --no-install-recommends slurm-wlm munge"
+    done
+    if pid_of "${state}/slurmctld.pid" slurmctld >/dev/null && answers; then
+        echo "slurm: it runs already (${state})"
+        return
+    fi
+    down
+    mkdir -p "${state}"/{ctld,slurmd}
+    chmod 755 "${state}"
+    if [ ! -e "${state}/munge.key" ]; then
+        (umask 077 && head -c 128 /dev/urandom >"${state}/munge.key")
+    fi
+    host=$(hostname -s)
+    sed -e "s|@state@|${state}|g" -e "s|@host@|${host}|g" -e "s|@user@|$(id -un)|g" -e "s|@cpus@|${cpus}|g" \
+        -e "s|@ctld_port@|${port}|g" -e "s|@slurmd_port@|$((port + 1))|g" "${here}/slurm.conf.in" >"${SLURM_CONF}"
+    printf 'NodeName=%s Name=gpu File=/dev/null\nNodeName=%s Name=gpu File=/dev/zero\n' "${host}" "${host}" >"${state}/gres.conf"
+
+    # --force: it may run as root, and its folder may be in /tmp.
+    munged --force --key-file="${state}/munge.key" --socket="${state}/munge.socket" --pid-file="${state}/munged.pid" \
+        --log-file="${state}/munged.log" --seed-file="${state}/munge.seed" --num-threads=2 ||
+        die "munged did not start; its log: ${state}/munged.log"
+    slurmctld || die "slurmctld did not start; its log: ${state}/slurmctld.log"
+    slurmd || die "slurmd did not start; its log: ${state}/slurmd.log"
+    wait_until 60 answers ||
+        die "no answer for 60 seconds; the logs:" "${state}/slurmctld.log" "${state}/slurmd.log"
+    echo "slurm: up. In a shell that is to use it: eval \"\$($(basename "${here%/*}")/local_slurm/cluster.sh env)\""
+}
+
+down() {
+    local program pid
+    if pid_of "${state}/slurmctld.pid" slurmctld >/dev/null; then
+        # Jobs do not outlive their cluster.
+        scancel --quiet --user="$(id -un)" 2>/dev/null || true
+        wait_until 15 no_jobs || true
+    fi
+    for program in slurmd slurmctld munged; do
+        if pid=$(pid_of "${state}/${program}.pid" "${program}"); then
+            kill "${pid}"
+            wait_until 20 gone "${pid}" || kill -KILL "${pid}"
+        fi
+    done
+    rm -rf "${state}/ctld" "${state}/slurmd"
+}
+
+no_jobs() { [ -z "$(squeue --noheader 2>/dev/null)" ]; }
+gone() { [ ! -e "/proc/$1" ]; }
+
+case ${1:-} in
+    up) up ;;
+    down) down && echo "slurm: down" ;;
+    env) printf 'export SLURM_CONF=%q\n' "${SLURM_CONF}" ;;
+    *) die "usage: $0 up|down|env" ;;
+esac
