@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status; 75 means stopped by a signal, run again to go on."""
     with StopRequest() as stop:
         parser = get_parser()
-        from espnet_ext.lm_transfer.lm_command import parse, train_lm
+        from espnet_ext.lm.training import parse
+        from espnet_ext.lm_transfer.lm_command import train_lm
 
         return train_lm(parse(parser, argv), stop)
 

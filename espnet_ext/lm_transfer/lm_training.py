@@ -3,65 +3,17 @@
 Legend: B sentences, S tokens with <sos/eos> at both ends, V tokens.
 """
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 
-from espnet_ext.data.kaldi import read_table
-from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.lm_transfer.alignment import SpanTokenizer
-from espnet_ext.lm_transfer.masked_lm import OPTIONS_FILE, WEIGHTS_FILE, MaskedLM, tokens_digest, with_ends
+from espnet_ext.lm_transfer.masked_lm import OPTIONS_FILE, WEIGHTS_FILE, MaskedLM, tokens_digest
 from espnet_ext.train.averaging import average
-from espnet_ext.train.data import Batch
 from espnet_ext.train.keys import generator, key
 from espnet_ext.train.method import Figures, Loss, Method, MicroBatch, Part, Position, Turn, Updater
-
-
-class TextData:
-    """Sentences as token numbers; for the loop what `espnet_ext.train.data.SpeechData` is with speech.
-
-    Args:
-        path: `<id> <sentence>` lines.
-        tokenizer: the recogniser's tokens.
-        most: read no more sentences than this (0: all), spread over the file.
-
-    Raises:
-        UserError: an unreadable file, or one without sentences.
-    """
-
-    def __init__(self, path: Path, tokenizer: SpanTokenizer, most: int = 0):
-        rows = {name: text for name, text in read_table(path, empty_values=True).rows.items() if text}
-        if not rows:
-            raise UserError(f"{path}: holds no sentences")
-        if 0 < most < len(rows):
-            names = list(rows)
-            chosen = sorted(generator("sentences", most).choice(len(names), most, replace=False))
-            rows = {names[i]: rows[names[i]] for i in chosen}
-        self.end = len(tokenizer) - 1
-        self._tokens = {name: np.array(tokenizer.encode(text), dtype=np.int32) for name, text in rows.items()}
-        self.labels = {name: len(tokens) for name, tokens in self._tokens.items()}
-        self.lengths = {name: len(tokens) + 2 for name, tokens in self._tokens.items()}
-
-    def batches(
-        self, order: Iterable[tuple[str, ...]], num_workers: int = 0, device: torch.device | str = "cpu"
-    ) -> Iterator[Batch]:
-        """Batches of one pass in the given order."""
-        return self.load(((0, names) for names in order), num_workers, device)
-
-    def load(
-        self,
-        order: Iterable[tuple[int, tuple[str, ...]]],
-        num_workers: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
-        """Batches in the given order; there is nothing to load, so that no process runs ahead."""
-        for _, names in order:
-            ids, lengths = with_ends([self._tokens[name] for name in names], self.end)
-            yield Batch(list(names), {"ids": ids.to(device), "lengths": lengths.to(device)})
 
 
 def mask_tokens(

@@ -14,6 +14,7 @@ import yaml
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
+from espnet_ext.lm.text_data import with_ends
 from espnet_ext.lm_transfer.alignment import SpanTokenizer
 from espnet_ext.lm_transfer.teachers import SubWords, combine_layers, weights_digest
 from espnet_ext.train.init_param import load_state
@@ -67,15 +68,6 @@ class MaskedLM(torch.nn.Module):
     def scores(self, state: torch.Tensor) -> torch.Tensor:
         """(..., V) scores before the softmax of states (..., E), with the input's embeddings."""
         return torch.nn.functional.linear(state, self.embed.weight[: self.vocabulary], self.bias)
-
-
-def with_ends(tokens: Sequence[Sequence[int]], end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sentences with <sos/eos> at both ends: (B, S) padded with it, and lengths (B,)."""
-    lengths = torch.tensor([len(each) + 2 for each in tokens])
-    ids = torch.full((len(tokens), int(lengths.max())), end)
-    for row, each in enumerate(tokens):
-        ids[row, 1 : len(each) + 1] = torch.tensor(each, dtype=torch.long)
-    return ids, lengths
 
 
 def tokens_digest(tokens: Sequence[str]) -> str:

@@ -1,0 +1,115 @@
+"""What trainings of language models have in common: options from a YAML, and the loop on sentences."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import yaml
+
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_write_text, read_lines
+from espnet_ext.lm.text_data import TextData
+from espnet_ext.train import world
+from espnet_ext.train.keys import seed_torch
+from espnet_ext.train.method import Method, Updater
+from espnet_ext.train.schedule import WarmupDecay
+from espnet_ext.train.signals import StopRequest
+from espnet_ext.train.streams import Stream
+from espnet_ext.train.trainer import Trainer, TrainerOptions
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Command line over the YAML of `--config` over the defaults.
+
+    Raises:
+        UserError: an unreadable YAML, or an option in it that there is not.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    path = first.parse_known_args(argv)[0].config
+    if path:
+        try:
+            options = yaml.safe_load("\n".join(line for _, line in read_lines(path))) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not YAML: {error}") from None
+        known = {action.dest for action in parser._actions}
+        unknown = sorted(set(options) - known) if isinstance(options, dict) else ["no mapping"]
+        if unknown:
+            raise UserError(f"{path}: unknown options {', '.join(unknown)}; see {parser.prog} --help")
+        parser.set_defaults(**options)
+    return parser.parse_args(argv)
+
+
+class Fitted(NamedTuple):
+    """How a training ended."""
+
+    status: int  # 0 done, 75 stopped by a signal
+    epochs: list[int]  # the best ones, the best first; empty where this process is not to write a model
+
+
+def fit(
+    args: argparse.Namespace,
+    stop: StopRequest,
+    data: TextData,
+    valid: TextData,
+    build: Callable[[], torch.nn.Module],
+    method_of: Callable[[torch.nn.Module, Updater], Method],
+) -> Fitted:
+    """Train a language model: AdamW, warm-up and decay, the best epochs by the validation loss.
+
+    Args:
+        args: `output_dir`, `tokens_per_step`, `lr`, `warmup_steps`, `weight_decay`, `grad_clip`, `max_epoch`,
+            `nbest`, `seed`, `ngpu`, `resume`, `checkpoint_minutes`, `log_interval`; all go to config.yaml.
+        stop: set by a signal.
+        data, valid: sentences.
+        build: makes the model, under the seed's key.
+        method_of: from the model on its device and its updater to the method.
+    """
+    everybody = world.join(args.ngpu)
+    try:
+        return _fit(args, stop, data, valid, build, method_of, everybody)
+    finally:
+        world.leave()
+
+
+def _fit(args, stop, data, valid, build, method_of, everybody: world.World) -> Fitted:
+    seed_torch(args.seed, "initial parameters")
+    model = build().to(everybody.device)
+    stream = Stream("labelled", data, 1, args.tokens_per_step, 0, args.seed, everybody)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay
+    )
+    schedule = WarmupDecay(optimizer, args.warmup_steps, args.max_epoch * stream.steps(1))
+    method = method_of(model, Updater(optimizer, schedule, args.grad_clip))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    plain = (int, float, bool, dict)
+    config = {n: v if isinstance(v, plain) else str(v) for n, v in vars(args).items()}
+    atomic_write_text(
+        args.output_dir / "config.yaml", yaml.safe_dump(config | {"command": sys.argv}, sort_keys=False)
+    )
+    print(
+        f"{len(data.lengths)} sentences, {sum(data.labels.values())} tokens, {stream.steps(1)} steps an "
+        f"epoch; {sum(p.numel() for p in model.parameters())} parameters",
+        flush=True,
+    )
+    options = TrainerOptions(
+        max_epoch=args.max_epoch,
+        frames_per_validation_batch=args.tokens_per_step,
+        seed=args.seed,
+        keep_nbest_models=args.nbest,
+        best_model_criterion=(("valid", "loss", "min"),),
+        checkpoint_minutes=args.checkpoint_minutes,
+        log_interval=args.log_interval,
+        num_workers=0,
+        resume=args.resume == "true",
+    )
+    status = Trainer(
+        options, method, {"labelled": stream}, valid, args.output_dir, everybody, None, stop
+    ).run()
+    if status != 0 or not everybody.first:
+        return Fitted(status, [])
+    ranked = json.loads((args.output_dir / "nbest.json").read_text(encoding="utf-8"))
+    return Fitted(status, ranked["epochs"][: args.nbest])
