@@ -3,7 +3,6 @@
 Legend: S sub-words, E size of an embedding.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from espnet_ext.asr.digest import weights_digest  # noqa: F401  (part of this interface)
 from espnet_ext.errors import UserError
 from espnet_ext.lm_transfer.alignment import Span, SpanTokenizer
 
@@ -78,16 +78,6 @@ def combine_layers(states: Sequence[torch.Tensor], layers: str) -> torch.Tensor:
     if number > len(states):
         raise UserError(f"--layers {layers}: the LM has only {len(states)} layers")
     return torch.stack(list(states[-number:])).mean(0)
-
-
-def weights_digest(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of a model's parameters and buffers by name."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def load_teacher(

@@ -1,0 +1,1 @@
+"""Distillation of several speech models into one transducer, in two stages (Yang et al. 2023)."""

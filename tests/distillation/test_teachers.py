@@ -1,0 +1,216 @@
+"""Teachers: real loading code on tiny folders; frames that depend on nothing but the audio."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_ext.distillation.frames import common_length, reduce_rate, reduction_factor
+from espnet_ext.distillation.teachers import check_rate, load_teacher
+from espnet_ext.errors import UserError
+
+KINDS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper")
+
+
+def assert_alone_equals_batch(teacher, utterances):
+    together = teacher.embed(utterances)
+    for samples, frames in zip(utterances, together, strict=True):
+        single = teacher.embed([samples])[0]
+        assert single.shape == frames.shape and frames.shape[1] == teacher.size
+        assert (single - frames).abs().max() <= 1e-5 * single.abs().max()
+        assert abs(len(frames) - len(samples) / teacher.shift) <= 7
+        assert single.std(0).mean() > 1e-3  # frames differ, so that a wrong one would show
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_huggingface(kind, huggingface, utterances):
+    """Y6: frozen, in evaluation mode, the same embedding twice; alone as in a batch; every layer choice."""
+    folder = str(huggingface(kind))
+    teacher = load_teacher(folder)
+    assert not teacher.module.training and not any(p.requires_grad for p in teacher.module.parameters())
+    assert (teacher.rate, teacher.shift, teacher.size) == (16000, 320, 16)
+    assert_alone_equals_batch(teacher, utterances)
+    assert all(
+        torch.equal(a, b) for a, b in zip(teacher.embed(utterances), teacher.embed(utterances), strict=True)
+    )
+    first, second, mean, last = (
+        load_teacher(folder, layer).embed(utterances[:1])[0] for layer in (1, 2, "mean:3", "last")
+    )
+    assert not torch.allclose(first, second) and not torch.allclose(mean, last)
+    assert_alone_equals_batch(load_teacher(folder, 2), utterances)
+    with pytest.raises(UserError, match="has 3 layers"):
+        load_teacher(folder, 4)
+
+
+def test_layer_normed_wav2vec(huggingface, utterances):
+    """The large models' kind: LayerNorm in every convolution, normalisation before attention."""
+    folder = huggingface("wav2vec2", feat_extract_norm="layer", do_stable_layer_norm=True)
+    assert_alone_equals_batch(load_teacher(str(folder)), utterances)
+
+
+def test_equals_transformers_own(huggingface, utterances):
+    """An utterance alone gives what transformers gives with its own feature extractor."""
+    from transformers import AutoModel, Wav2Vec2FeatureExtractor
+
+    folder = huggingface("hubert")
+    inputs = Wav2Vec2FeatureExtractor.from_pretrained(folder)(
+        utterances[1], sampling_rate=16000, return_tensors="pt"
+    )
+    with torch.no_grad():
+        theirs = AutoModel.from_pretrained(folder).eval()(inputs.input_values).last_hidden_state[0]
+    torch.testing.assert_close(load_teacher(str(folder)).embed([utterances[1]])[0], theirs)
+
+
+def test_whisper_drops_its_silence(huggingface):
+    """Frames of the audio alone; what is longer than the window is heard in pieces, or refused."""
+    folder = str(huggingface("whisper"))
+    draw = np.random.default_rng(0)
+    audio = draw.normal(0, 0.1, 32000 + 9000).astype(np.float32)
+    teacher = load_teacher(folder)
+    assert len(teacher.embed([audio[:8000]])[0]) == 25
+    whole = teacher.embed([audio])[0]
+    assert len(whole) == 100 + 9000 // 320
+    torch.testing.assert_close(whole[100:], teacher.embed([audio[32000:]])[0])
+    with pytest.raises(UserError, match="an utterance has 2.6 s"):
+        load_teacher(folder, long="refuse").embed([audio])
+
+
+def test_recognisers(recogniser, tmp_path, utterances):
+    """An exported attention model, and a transducer; the layers are the encoder's."""
+    from tests.distillation.conftest import build_transducer, transducer_config, write_exported
+
+    transducer = write_exported(
+        tmp_path / "transducer", build_transducer(exact=False, blocks=2), transducer_config(blocks=2)
+    )
+    for folder in (recogniser(), transducer):
+        teacher = load_teacher(str(folder))
+        assert (teacher.shift, teacher.size) == (640, 16)
+        assert_alone_equals_batch(teacher, utterances)
+        assert_alone_equals_batch(load_teacher(str(folder), 1), utterances)
+        assert not torch.allclose(
+            teacher.embed(utterances[:1])[0], load_teacher(str(folder), 1).embed(utterances[:1])[0]
+        )
+
+
+def test_espnet_ssl(tmp_path, utterances):
+    """ESPnet's own `ssl` task."""
+    import argparse
+
+    import yaml
+    from espnet2.tasks.ssl import SSLTask
+
+    (tmp_path / "ssl").mkdir()
+    config = {
+        "token_list": [str(i) for i in range(5)] + ["<unk>"],
+        "num_classes": 5,
+        "input_size": None,
+        "init": None,
+        "frontend": "default",
+        "frontend_conf": {"n_fft": 512, "hop_length": 320, "n_mels": 20},
+        "specaug": None,
+        "specaug_conf": {},
+        "normalize": None,
+        "normalize_conf": {},
+        "preencoder": None,
+        "preencoder_conf": {},
+        "encoder": "transformer",
+        "encoder_conf": {
+            "input_layer": "linear",
+            "output_size": 16,
+            "attention_heads": 2,
+            "linear_units": 24,
+            "num_blocks": 2,
+        },
+        "loss": [{"name": "hubert", "conf": {"num_classes": 5, "final_dim": 8}}],
+        "util": [{"name": "mask", "conf": {}}],
+        "model": "espnet",
+        "model_conf": {},
+    }
+    torch.manual_seed(0)
+    model = SSLTask.build_model(argparse.Namespace(**config))
+    torch.save(model.state_dict(), tmp_path / "ssl" / "x.pth")
+    (tmp_path / "ssl" / "config.yaml").write_text(yaml.safe_dump(config))
+    teacher = load_teacher(str(tmp_path / "ssl" / "x.pth"))
+    assert (teacher.shift, teacher.size) == (320, 16)
+    assert_alone_equals_batch(teacher, utterances)
+
+
+def test_identity_tells_teachers_apart(huggingface):
+    one, other = huggingface("wav2vec2", "one"), huggingface("wav2vec2", "other", seed=1)
+    identities = [
+        load_teacher(str(one)).identity,
+        load_teacher(str(other)).identity,
+        load_teacher(str(one), 1).identity,
+    ]
+    assert load_teacher(str(one)).identity == identities[0]
+    assert len({json.dumps(each, sort_keys=True) for each in identities}) == 3
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), "no weights in this folder"),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json: no such file"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "unknown type 'bert'"),
+        (lambda f: (f / "config.json").write_text("no"), "OSError|JSON"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "cannot load it"),
+    ],
+)
+def test_bad_folder(huggingface, break_it, message):
+    folder = huggingface("hubert")
+    break_it(folder)
+    with pytest.raises(UserError, match=message) as error:
+        load_teacher(str(folder))
+    assert str(folder) in str(error.value)
+
+
+def test_bad_place(tmp_path, huggingface):
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "absent"):
+        with pytest.raises(UserError, match="unknown type|no such file"):
+            load_teacher(str(tmp_path / place))
+    slow = load_teacher(str(huggingface("hubert", rate=8000)))
+    with pytest.raises(UserError, match="hears 8000 Hz, this audio has 16000 Hz"):
+        check_rate(slow, "slow", 16000)
+
+
+def test_missing_tensors_are_refused(huggingface):
+    """A file that lacks a layer would be filled with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    path = huggingface("hubert") / "model.safetensors"
+    state = load_file(path)
+    del state["encoder.layers.1.attention.k_proj.weight"]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of the network's tensors"):
+        load_teacher(str(path.parent))
+
+
+def test_frame_rates():
+    """Rates are brought together by whole numbers; lengths are cut, never stretched."""
+    frames = torch.arange(14.0).view(7, 2)
+    assert reduce_rate(frames, 2, "mean").tolist() == [[1, 2], [5, 6], [9, 10]]
+    assert reduce_rate(frames, 2, "concat").tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert torch.equal(reduce_rate(frames, 1, "mean"), frames)
+    assert reduction_factor(320, 640, "x") == 2
+    for shift in (768, 160):
+        with pytest.raises(UserError, match="nothing is stretched"):
+            reduction_factor(320, shift, "x")
+    assert common_length(24, 25, 3, "u", "x") == 24
+    with pytest.raises(UserError, match="'u': the student has 24 frames, teacher x has 28"):
+        common_length(24, 28, 3, "u", "x")
+
+
+def test_frames_are_at_the_same_time(huggingface, recogniser):
+    """A click is heard in the frame where it is, whichever teacher, at the student's rate."""
+    draw = np.random.default_rng(0)
+    quiet = draw.normal(0, 1e-3, 32000).astype(np.float32)
+    click = quiet.copy()
+    click[19200:19840] += draw.normal(0, 0.5, 640).astype(np.float32)  # frame 30 of 40 ms
+    for place in (huggingface("wavlm", feat_extract_norm="layer", do_stable_layer_norm=True), recogniser()):
+        teacher = load_teacher(str(place), 1)
+        teacher.normalise = False  # a click would change the loudness of everything else
+        factor = reduction_factor(teacher.shift, 640, "x")
+        with_click, without = (reduce_rate(teacher.embed([x])[0], factor, "mean") for x in (click, quiet))
+        assert abs(int((with_click - without).abs().sum(1).argmax()) - 30) <= 1
