@@ -80,11 +80,11 @@ def measure(args: argparse.Namespace) -> dict:
     import torch
     import yaml
 
+    from espnet_ext.asr.ramp import Ramp
+    from espnet_ext.asr.sampled import SampledMethod, Sampling
     from espnet_ext.asr.task import ASRTask
     from espnet_ext.mutual_learning.method import MutualMethod, Peer
-    from espnet_ext.mutual_learning.options import MutualOptions, Sampling
-    from espnet_ext.mutual_learning.ramp import Ramp
-    from espnet_ext.mutual_learning.sampled import SampledMethod
+    from espnet_ext.mutual_learning.options import MutualOptions
     from espnet_ext.train.method import Position
     from espnet_ext.train.runner import StepRunner
     from espnet_ext.train.world import World

@@ -9,9 +9,10 @@ import torch
 import yaml
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
+from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_ext.asr.method import JointMethod
 from espnet_ext.asr.model import ASRModel, adopt
+from espnet_ext.asr.sampled import SampledMethod, check_decoder, parse_sampling
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
 from espnet_ext.train import options as train_options
@@ -37,6 +38,13 @@ class ASRTask(ESPnetASRTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
         super().add_task_arguments(parser)
         train_options.add_arguments(parser)
+        if cls.build_method.__func__ is ASRTask.build_method.__func__:  # a method has losses of its own
+            parser.add_argument(
+                "--sampling_conf",
+                action=NestedDictAction,
+                default={},
+                help="scheduled sampling: probability; start, warmup (steps); draw (sample, argmax)",
+            )
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ASRModel:
@@ -105,9 +113,7 @@ class ASRTask(ESPnetASRTask):
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         streams = cls.build_streams(args, everybody)
-        valid = SpeechData(
-            args.valid_data_dir, args.valid_stats_dir, cls.build_preprocess_fn(args, False), args.seed
-        )
+        valid = cls.build_valid(args, streams)
         method = cls.build_method(args, model, streams)
         if everybody.first:
             atomic_write_text(folder / "config.yaml", dump_config({**vars(args), "command": sys.argv}))
@@ -138,6 +144,13 @@ class ASRTask(ESPnetASRTask):
         return {"labelled": cls.make_stream(args, "labelled", data, everybody)}
 
     @classmethod
+    def build_valid(cls, args: argparse.Namespace, streams: dict[str, Stream]) -> SpeechData:
+        """The validation data; a method's task may have more read of it."""
+        return SpeechData(
+            args.valid_data_dir, args.valid_stats_dir, cls.build_preprocess_fn(args, False), args.seed
+        )
+
+    @classmethod
     def make_stream(
         cls,
         args: argparse.Namespace,
@@ -162,7 +175,11 @@ class ASRTask(ESPnetASRTask):
     def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
         """What is trained, and how: here plain supervised training."""
         updates = args.max_epoch * streams["labelled"].steps(1)
-        return JointMethod(model, cls.make_updater(args, model.parameters(), updates), args.loss_norm)
+        sampling = parse_sampling(args.sampling_conf)
+        if sampling is not None:
+            check_decoder(model)
+        updater = cls.make_updater(args, model.parameters(), updates)
+        return SampledMethod(model, updater, args.loss_norm, sampling)
 
     @classmethod
     def make_updater(

@@ -12,11 +12,11 @@ from functools import partial
 import torch
 
 from espnet_ext.asr.model import ASRModel, ASROutput
+from espnet_ext.asr.sampled import sampled_outputs
+from espnet_ext.asr.scheduled_sampling import reading
 from espnet_ext.errors import UserError
 from espnet_ext.mutual_learning.losses import mixed, mutual_sum, posteriors
 from espnet_ext.mutual_learning.options import MutualOptions
-from espnet_ext.mutual_learning.sampled import sampled_outputs
-from espnet_ext.mutual_learning.scheduled_sampling import reading
 from espnet_ext.train.keys import key
 from espnet_ext.train.method import Figures, Loss, Method, MicroBatch, NBest, Part, Position, Turn, Updater
 
@@ -247,7 +247,8 @@ class MutualMethod(Method):
         """Each peer's hard loss, accuracy and mean largest posterior; the peers' mean and their ensemble.
 
         `acc` is the mean of the trained peers' accuracies, `acc_ensemble` that of their mean posterior, `kl`
-        the mean divergence of two peers per label.
+        the mean divergence of two peers per label, `agreement` the part of the labels at which all say the
+        same.
         """
         figures: Figures = {}
         labels = []
@@ -269,6 +270,8 @@ class MutualMethod(Method):
             best = torch.stack(labels).mean(0).argmax(-1)
             figures["acc_ensemble"] = ((best == right).sum(), len(right))
             figures["kl"] = _mean_divergence(labels)
+            said = torch.stack([each.argmax(-1) for each in labels])  # (K, labels)
+            figures["agreement"] = ((said == said[0]).all(0).sum(), len(right))
         return figures
 
 

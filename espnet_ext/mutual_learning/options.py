@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ext.asr.load import read_config
+from espnet_ext.asr.ramp import Ramp
+from espnet_ext.asr.sampled import Sampling, make_sampling
+from espnet_ext.asr.scheduled_sampling import DRAWS
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.mutual_learning.losses import FORMS, check_weight
-from espnet_ext.mutual_learning.ramp import Ramp
-from espnet_ext.mutual_learning.scheduled_sampling import DRAWS
 from espnet_ext.train.export import INFERENCE_KEYS
 
 #: `mutual_learning_conf` and its defaults; conf/finetune_mutual_learning.yaml says what each is.
@@ -50,15 +51,6 @@ START_OPTIONS = "init_param ignore_init_mismatch freeze_param model_dir".split()
 UPDATE_OPTIONS = "optim optim_conf scheduler scheduler_conf grad_clip".split()
 TOKEN_OPTIONS = ("token_list", "token_type", "bpemodel")
 PEER_OPTIONS = ("seed", "frozen", *START_OPTIONS, *MODEL_OPTIONS, *UPDATE_OPTIONS)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Scheduled sampling: how often (a ramp over optimiser steps), of what, and for whom."""
-
-    probability: Ramp
-    draw: str = "sample"
-    history: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -102,19 +94,16 @@ def parse_conf(conf: dict) -> MutualOptions:
     check_weight(values["weight"], values["hard_weight"] == "full")
     if not values["temperature"] > 0:
         raise UserError(f"mutual_learning_conf: temperature {values['temperature']}: expected more than 0")
-    if not 0 <= values["sampling"] <= 1:
-        raise UserError(f"mutual_learning_conf: sampling {values['sampling']}: expected a number in [0, 1]")
-    ramps = {n: Ramp(values[n], values[f"{n}_start"], values[f"{n}_warmup"]) for n in ("weight", "sampling")}
-    sampling = Sampling(ramps["sampling"], values["sampling_draw"], values["sampling_history"])
+    sampling = [values[f"sampling{of}"] for of in ("", "_start", "_warmup", "_draw", "_history")]
     return MutualOptions(
-        weight=ramps["weight"],
+        weight=Ramp(values["weight"], values["weight_start"], values["weight_warmup"]),
         full_hard=values["hard_weight"] == "full",
         form=values["form"],
         temperature=values["temperature"],
         ctc=values["ctc"],
         shared_masks=values["masks"] == "shared",
         sequential=values["order"] == "sequential",
-        sampling=sampling if values["sampling"] > 0 else None,
+        sampling=make_sampling(*sampling, where="mutual_learning_conf: sampling"),
     )
 
 

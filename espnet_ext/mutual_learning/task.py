@@ -1,22 +1,22 @@
 """The task behind `--method mutual_learning`: several recognisers from one command line."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import torch
 import yaml
-from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ext.asr.model import ASRModel
+from espnet_ext.asr.sampled import SampledMethod, check_decoder
 from espnet_ext.asr.task import ASRTask, dump_config
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
 from espnet_ext.mutual_learning.best import present_best
 from espnet_ext.mutual_learning.method import MutualMethod, Peer
 from espnet_ext.mutual_learning.options import MutualOptions, PeerOptions, parse_conf, parse_peers
-from espnet_ext.mutual_learning.sampled import SampledMethod
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method
 from espnet_ext.train.signals import StopRequest
@@ -93,11 +93,32 @@ class MutualLearningTask(ASRTask):
     def _train(cls, args: argparse.Namespace, everybody: World, stop: StopRequest | None) -> int:
         status = super()._train(args, everybody, stop)
         peers = parse_peers(args)
+        if status == 0 and everybody.first:
+            count_compute(Path(args.output_dir) / "train_summary.json")
         if status == 0 and everybody.first and len(peers) > 1:
             trained = [peer.name for peer in peers if not peer.frozen]
             best = present_best(Path(args.output_dir), trained, tuple(args.best_model_criterion[0]))
             print(f"best peer on the validation data: {best}", flush=True)
         return status
+
+
+def count_compute(path: Path) -> None:
+    """Add to a training's summary what its controls are matched by.
+
+    `updates` and `encoder_frames` are those of one model. `compute` is proportional to the arithmetic of all
+    models' passes: feature frames times parameters, three times for a peer that learns (forward and
+    backward), once for a frozen one; the first pass of scheduled sampling (its decoder, without gradient) is
+    not in it.
+    """
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    frames = summary["frames"].get("labelled", 0)
+    models = list(summary.get("peers", {"model": {"parameters": summary["parameters"]}}).values())
+    summary |= {
+        "updates": summary["steps"] - summary["skipped_steps"],
+        "encoder_frames": frames,
+        "compute": sum(frames * each["parameters"] * (1 if each.get("frozen") else 3) for each in models),
+    }
+    atomic_write_text(path, json.dumps(summary, indent=1) + "\n")
 
 
 def check_models(models: list[ASRModel], options: MutualOptions, input_size: int | None = None) -> None:
@@ -126,11 +147,8 @@ def check_models(models: list[ASRModel], options: MutualOptions, input_size: int
             raise UserError(
                 f"mutual_learning_conf: ctc: true, and peer{number} has none (its ctc_weight is 0)"
             )
-        if options.sampling is not None and not isinstance(model.decoder, BaseTransformerDecoder):
-            raise UserError(
-                f"mutual_learning_conf: sampling needs a Transformer decoder, and peer{number} has "
-                f"{type(model.decoder).__name__}; set sampling: 0"
-            )
+        if options.sampling is not None:
+            check_decoder(model, f"peer{number}")
     if options.ctc:
         frames = [_frames(model, input_size) for model in models]
         if any(each != frames[0] for each in frames):
@@ -156,4 +174,11 @@ def _write_config(peer: PeerOptions, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {**vars(peer.args), "output_dir": str(folder), "command": sys.argv}
     plain = {name: value for name, value in config.items() if name not in ("peers", "mutual_learning_conf")}
+    plain["sampling_conf"] = _sampling_conf(peer.args.mutual_learning_conf)
     atomic_write_text(folder / "config.yaml", dump_config(plain))
+
+
+def _sampling_conf(conf: dict) -> dict:
+    """Scheduled sampling in the words of plain training."""
+    names = {"sampling": "probability"} | {f"sampling_{each}": each for each in ("start", "warmup", "draw")}
+    return {names[name]: value for name, value in conf.items() if name in names}

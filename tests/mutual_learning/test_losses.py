@@ -6,9 +6,9 @@ import pytest
 import torch
 from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import LabelSmoothingLoss
 
+from espnet_ext.asr.ramp import Ramp
 from espnet_ext.errors import UserError
 from espnet_ext.mutual_learning.losses import check_weight, mixed, mutual_sum, posteriors
-from espnet_ext.mutual_learning.ramp import Ramp
 
 B, U, V = 3, 5, 7
 LENGTHS = torch.tensor([5, 3, 1])

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from espnet_ext.asr.method import JointMethod
+from espnet_ext.asr.ramp import Ramp
+from espnet_ext.asr.sampled import SampledMethod, Sampling
 from espnet_ext.errors import UserError
 from espnet_ext.mutual_learning.losses import mutual_sum, posteriors
 from espnet_ext.mutual_learning.method import MutualMethod
-from espnet_ext.mutual_learning.options import MutualOptions, Sampling
-from espnet_ext.mutual_learning.ramp import Ramp
-from espnet_ext.mutual_learning.sampled import SampledMethod
+from espnet_ext.mutual_learning.options import MutualOptions
 from espnet_ext.train.method import Position
 
 START = Position(1, 0, 0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from espnet_ext.mutual_learning import scheduled_sampling
-from espnet_ext.mutual_learning.scheduled_sampling import (
+from espnet_ext.asr import scheduled_sampling
+from espnet_ext.asr.scheduled_sampling import (
     chosen_tokens,
     draw_uniform,
     first_pass,

@@ -1,24 +1,30 @@
 """The command: one peer is the control, K peers leave K experiments, and bad input ends before training."""
 
 import csv
+import itertools
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import yaml
 
 from espnet_ext.asr.load import load_exported
 from espnet_ext.asr.task import ASRTask
+from espnet_ext.bin import calibration
 from espnet_ext.decode.attention_greedy import attention_greedy
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.errors import UserError
-from espnet_ext.mutual_learning import measure
 from espnet_ext.mutual_learning.options import DEFAULTS, parse_conf, parse_peers
 from espnet_ext.mutual_learning.task import MutualLearningTask
+from espnet_ext.recipe.expand import expand
+from espnet_ext.recipe.systems import load_systems
 from espnet_ext.train import streams
 from espnet_ext.train.checkpoint import NAME
 from espnet_ext.train.export import export
@@ -61,6 +67,36 @@ def test_one_peer_is_plain_training(toy_cmd, tmp_path, capfd):  # M2
     assert "one peer is plain training" in capfd.readouterr().out
     assert same(end_of(tmp_path / "plain"), end_of(tmp_path / "one"))
     assert (tmp_path / "one" / "nbest.json").read_text() == (tmp_path / "plain" / "nbest.json").read_text()
+
+
+def test_control_with_scheduled_sampling_is_one_peer(toy_cmd, tmp_path):
+    plain = ["--sampling_conf", "probability=0.5", "--sampling_conf", "warmup=3"]
+    mutual = ["--mutual_learning_conf", "sampling=0.5", "--mutual_learning_conf", "sampling_warmup=3"]
+    assert ASRTask.main(cmd=toy_cmd(tmp_path / "plain", *plain)) == 0
+    assert MutualLearningTask.main(cmd=toy_cmd(tmp_path / "one", "--peers", "1", *mutual)) == 0
+    assert same(end_of(tmp_path / "plain"), end_of(tmp_path / "one"))
+    assert ASRTask.main(cmd=toy_cmd(tmp_path / "off")) == 0
+    assert not same(end_of(tmp_path / "plain")["modules"], end_of(tmp_path / "off")["modules"])
+    rows = list(csv.DictReader((tmp_path / "plain" / "history.csv").open()))
+    assert float(rows[-1]["train_sampling"]) > float(rows[0]["train_sampling"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sampling_conf", "probability=2"], r"probability 2: expected a number in \[0, 1\]"),
+        (["--sampling_conf", "probability=much"], "probability 'much': expected a number"),
+        (["--sampling_conf", "history=own"], "unknown history; there are probability, start"),
+        (["--sampling_conf", "draw=best"], "draw best: expected sample or argmax"),
+        (
+            ["--sampling_conf", "probability=0.1", "--model_conf", "ctc_weight=1.0"],
+            "the model has no attention branch",
+        ),
+    ],
+)
+def test_bad_scheduled_sampling_of_the_control(toy_cmd, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        ASRTask.main(cmd=toy_cmd(tmp_path / "exp", *options))
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -211,21 +247,59 @@ def test_teacher_with_other_tokens_is_refused(mutual, toy_cmd, tmp_path):
         MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", "--peers", peers))
 
 
-def test_calibration_of_an_exported_model(mutual, toy_corpus, tmp_path, capfd):
-    export(mutual / "peer1", tmp_path / "export", nbest=1)
-    sets = ["--data_dir", str(toy_corpus / "dump"), "--stats_dir", str(toy_corpus / "stats")]
-    assert (
-        measure.main(["--model_dir", str(tmp_path / "export"), *sets, "--seconds", "2", "--bins", "1"]) == 0
-    )
-    printed = json.loads(capfd.readouterr().out.splitlines()[-1])
+def measured(models, dump, folder, *more) -> dict:
+    words = ["--model_dir", *map(str, models), "--data_dir", str(dump), "--out_dir", str(folder), *more]
+    assert calibration.main(words) == 0
+    return json.loads((folder / f"{dump.name}.json").read_text())
+
+
+@pytest.fixture
+def dump(toy_corpus, tmp_path):
+    """The toy corpus as stage 3 leaves it, and an utterance too short to hear anything in."""
+    folder = tmp_path / "dump"
+    shutil.copytree(toy_corpus / "dump", folder)
+    lengths = (toy_corpus / "stats" / "speech_shape").read_text()
+    soundfile.write(tmp_path / "short.wav", [0.0] * 200, 16000)
+    for name, text, line in (
+        ("utt2num_samples", lengths, "zz 200"),
+        ("text", (folder / "text").read_text(), "zz ab"),
+        ("wav.scp", (folder / "wav.scp").read_text(), f"zz {tmp_path / 'short.wav'}"),
+    ):
+        (folder / name).write_text(f"{text}{line}\n")
+    return folder
+
+
+def test_calibration_of_an_exported_model(mutual, dump, tmp_path, capfd):
+    models = [tmp_path / "one", tmp_path / "two"]
+    for number, model in enumerate(models, 1):
+        export(mutual / f"peer{number}", model, nbest=1)
+    found = measured(models[:1], dump, tmp_path / "calibration", "--seconds", "1", "--bins", "1")
     rows = list(csv.DictReader((mutual / "history.csv").open()))
     best = max(rows, key=lambda row: float(row["valid_acc_peer1"]))
     # The training measured the same on the same set.
-    assert printed["accuracy"] == pytest.approx(float(best["valid_acc_peer1"]), abs=1e-6)
-    assert printed["max_posterior"] == pytest.approx(float(best["valid_max_posterior_peer1"]), abs=1e-5)
-    assert printed["ece"] == pytest.approx(abs(printed["accuracy"] - printed["max_posterior"]), abs=2e-6)
-    texts = (toy_corpus / "dump" / "text").read_text().splitlines()
-    assert printed["labels"] == sum(len(line.split()[1]) + 1 for line in texts)
+    assert found["accuracy"] == pytest.approx(float(best["valid_acc_peer1"]), abs=1e-6)
+    assert found["max_posterior"] == pytest.approx(float(best["valid_max_posterior_peer1"]), abs=1e-5)
+    assert found["ece"] == pytest.approx(abs(found["accuracy"] - found["max_posterior"]), abs=2e-6)
+    texts = (dump / "text").read_text().splitlines()[:-1]
+    assert found["labels"] == sum(len(line.split()[1]) + 1 for line in texts) and found["too_short"] == 1
+    assert found["model_dir"] == str(models[0]) and len(found["model_sha256"]) == 64 and found["bins"] == 1
+    both = measured(models, dump, tmp_path / "both")
+    alone = [measured([model], dump, tmp_path / model.name / "calibration") for model in models]
+    # The mean of two posteriors is less sure than they are on average, unless their peaks agree everywhere.
+    assert both["max_posterior"] < sum(each["max_posterior"] for each in alone) / 2
+    assert both["model_dir"] == list(map(str, models)) and both["labels"] == found["labels"]
+
+
+def test_what_cannot_be_calibrated(mutual, dump, tmp_path, capfd):
+    export(mutual / "peer1", tmp_path / "one", nbest=1)
+    words = ["--model_dir", str(tmp_path / "one"), "--out_dir", str(tmp_path / "out"), "--data_dir"]
+    assert calibration.main([*words, str(dump), str(dump)]) == 1
+    assert "a set occurs twice" in capfd.readouterr().err
+    assert calibration.main([*words, str(dump), "--bins", "0"]) == 1
+    assert "--bins 0: expected more than 0" in capfd.readouterr().err
+    (dump / "text").unlink()
+    assert calibration.main([*words, str(dump)]) == 1
+    assert "text" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["TEMPLATE", "synth"])
@@ -240,20 +314,44 @@ def test_recipe_s_configuration_names_every_option(repo_root, recipe):
     assert config.keys() - plain.keys() == {"peers", "mutual_learning_conf"}
 
 
-def test_options_of_the_controls_are_understood(repo_root, toy_cmd):
-    controls = yaml.safe_load((repo_root / "espnet_ext/mutual_learning/controls.yaml").read_text())
-    longer = shlex.split(controls["single_longer"]["options"]["finetune_args"])
+def test_options_of_the_systems_are_understood(repo_root, toy_cmd, mutual, tmp_path):
+    systems = load_systems([repo_root / "espnet_ext/mutual_learning/controls.yaml"])
     config = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune_mutual_learning.yaml").read_text())
-    assert int(longer[longer.index("--max_epoch") + 1]) == config["peers"] * config["max_epoch"]
     parser = MutualLearningTask.get_parser()
-    for name, about in controls.items():
-        args = parser.parse_args(toy_cmd("exp", *shlex.split(about["options"]["finetune_args"])))
-        parse_conf(args.mutual_learning_conf)
-        if name == "distillation":
-            with pytest.raises(UserError, match="TEACHER/config.yaml: no such file"):
-                parse_peers(args)
-        else:
-            parse_peers(args)
+    base = [
+        "--mutual_learning_conf",
+        json.dumps(config["mutual_learning_conf"]),
+        "--peers",
+        str(config["peers"]),
+    ]
+    teacher = tmp_path / "exp/mutual_learning_alone_seed7/peer2/export"
+    export(mutual / "peer2", teacher, nbest=1)
+    found = {}
+    for name, system in systems.table.items():
+        if system.method == "none":
+            continue
+        arguments = expand(
+            system.options.get("finetune_args", ""), {"expdir": str(tmp_path / "exp"), "seed": "7"}
+        )
+        args = parser.parse_args(toy_cmd("exp", *base, *shlex.split(arguments)))
+        options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args)
+        smoothing, masks = args.model_conf["lsm_weight"] > 0, args.specaug is not None
+        found[name] = (len(peers), options.weight.peak > 0, smoothing, options.sampling is not None, masks)
+        assert (args.max_epoch == config["peers"] * config["max_epoch"]) == (name == "mutual_learning_longer")
+        assert [peer.frozen for peer in peers][1:] == [name == "mutual_learning_distillation"] * (
+            len(peers) - 1
+        )
+    cells = list(itertools.product([False, True], repeat=3))
+    for count, prefix in ((2, "mutual_learning"), (1, "mutual_learning_single")):  # the grid is whole
+        grid = [about for name, about in found.items() if re.match(f"{prefix}(_bare|_with_.*)?$", name)]
+        assert sorted(grid) == sorted((count, True, *cell) for cell in cells)
+    assert found["mutual_learning_alone"] == (2, False, True, True, True)
+    pairs = {(pair.system, pair.control) for pair in systems.pairs}
+    for name in found:
+        if "_with_" in name or "_bare" in name:
+            if not name.startswith("mutual_learning_single"):
+                single = name.replace("mutual_learning", "mutual_learning_single")
+                assert found[single][2:] == found[name][2:] and (name, single) in pairs
 
 
 def survive(repo_root, tmp_path, name: str, cmd: list[str], processes: int, harms=()) -> list[list[int]]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from espnet_ext.mutual_learning.calibration import Calibration
+from espnet_ext.decode.calibration import Calibration
 
 
 def scores_for(posterior: float, best: int, tokens: int = 5) -> torch.Tensor:
