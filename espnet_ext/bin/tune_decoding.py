@@ -23,7 +23,8 @@ def get_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="tune_decoding", description=__doc__)
     add = parser.add_argument
-    add("--model_dir", type=Path, required=True, help="exported model (stage 9)")
+    several = {"type": Path, "nargs": "+", "required": True}
+    add("--model_dir", **several, help="exported model (stage 9); several decode together")
     add("--data_dir", type=Path, required=True, help="dumped development set; never a test set")
     add("--config", type=Path, required=True, help="YAML: method, its options, and lists under `tune:`")
     add(
@@ -83,7 +84,9 @@ def main(argv: list[str] | None = None) -> None:
 def _basis(args: argparse.Namespace, grid: list[DecodeOptions]) -> dict:
     """What the choice depends on."""
     files = {name: args.data_dir / name for name in ("text", "utt2num_samples", "utt2num_frames", "content")}
-    files |= {"model": args.model_dir / "model.pth", "model config": args.model_dir / "config.yaml"}
+    for number, folder in enumerate(args.model_dir):
+        of = "" if len(args.model_dir) == 1 else f" {number + 1}"
+        files |= {f"model{of}": folder / "model.pth", f"model{of} config": folder / "config.yaml"}
     if args.lm_dir is not None and any(way.lm_weight > 0 for way in grid):
         files["lm"] = args.lm_dir / "model.pth"
     digests = {

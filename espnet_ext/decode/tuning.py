@@ -28,7 +28,7 @@ class Point:
 
 
 def tune(
-    model_dir: Path,
+    model_dir: Path | Sequence[Path],
     data_dir: Path,
     grid: Sequence[DecodeOptions],
     errors: Callable[[Sequence[str], Sequence[str]], tuple[float | None, float | None]],
@@ -40,7 +40,7 @@ def tune(
     """Decode a set in every way of a grid.
 
     Args:
-        model_dir: an exported model.
+        model_dir: an exported model, or several that decode together.
         data_dir: a dumped set with transcripts.
         grid: the combinations.
         errors: from transcripts and hypotheses to word and character error rates in percent.

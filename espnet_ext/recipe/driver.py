@@ -11,6 +11,7 @@ from pathlib import Path
 
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.recipe.execute import StageRun
+from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.fingerprint import paths_of
 from espnet_ext.recipe.lock import locked
 from espnet_ext.recipe.options import Options, load_options
@@ -93,7 +94,7 @@ class Driver:
         )
         # Further arguments of a training come behind the system's own.
         both = [
-            f"--{option}={system.options[option]} {self.values[option]}"
+            f"--{option}={expand(system.options[option], self.values)} {self.values[option]}"
             for option in system.options
             if option in given
         ]

@@ -14,7 +14,17 @@ from espnet_ext.recipe.stages import load_stages
 
 NAMES = "data perturb features tokens stats pretrain targets finetune export decode score report pack".split()
 #: Variables of utils/stage.sh and cmd.sh.
-HELPERS = {"template_dir", "cpu_cmd", "train_cmd", "decode_cmd", "token_args", "input_args", "dry_run"}
+HELPERS = {
+    "template_dir",
+    "trained",
+    "lm_args",
+    "cpu_cmd",
+    "train_cmd",
+    "decode_cmd",
+    "token_args",
+    "input_args",
+    "dry_run",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +67,7 @@ def test_stage_files_declare_what_they_use(stages, options):
 
 def test_every_command_goes_through_run_or_queue(stages):
     """Else a dry run would do it. `set` and assignments change nothing but the script's own variables."""
-    verbs = "run queue run_queue open_queue fresh say set ."
+    verbs = "run queue run_queue open_queue fresh say set mapfile ."
     grammar = "case esac for do done if fi else continue exit then"
     allowed = {*verbs.split(), *grammar.split()}
     for stage in stages:

@@ -79,3 +79,42 @@ def test_a_system_decides(recipe, real_template):
     assert "--system gan_no_critic decides" in recipe(
         "--system", "gan_no_critic", "--tag", "mine", "--dry_run", code=1
     )
+
+
+def test_arguments_behind_a_system_s_own(recipe, real_template):
+    """What a system's arguments refer to is filled in there too."""
+    recipe.template = real_template
+    words = ["--system", "mutual_learning_distillation", "--seed", "3", "--stage", "finetune", "--dry_run"]
+    output = recipe(*words, "--finetune_args", "--max_epoch 3")
+    assert 'model_dir: "exp/mutual_learning_alone_seed3/peer2/export"' in output
+    assert "}]' --max_epoch 3" in output
+
+
+def test_run_of_an_ensemble(recipe, real_template):
+    recipe.template = real_template
+    output = recipe("--system", "mutual_learning_ensemble", "--stage", "finetune", "--dry_run")
+    assert "asr_train" not in output and "mutual_learning_alone_seed1 will decode together" in output
+    assert "--model_dir 'exp/mutual_learning_alone_seed1/peer*/export' --data_dir dump/raw/dev " in output
+    assert "--hyp exp/mutual_learning_ensemble_seed1/decode_joint/dev/text " in output
+    assert "exp/mutual_learning_ensemble_seed1/export" not in output  # there is no model of its own
+    listed = recipe("--list", "--method", "mutual_learning")
+    assert "score.calibration" in listed and "decode.ensemble" not in listed
+    assert "calibration" not in recipe("--list") and "calibration" in recipe(
+        "--list", "--calibration", "true"
+    )
+
+
+def test_peers_are_exported_and_decoded(recipe, real_template):
+    """Where a mutual training has left them; a dry run before it cannot know them."""
+    recipe.template = real_template
+    for number in (10, 2):
+        (recipe.folder / f"exp/mutual_learning_seed1/peer{number}").mkdir(parents=True)
+    (recipe.folder / "exp/mutual_learning_seed1/peers_old").mkdir()
+    output = recipe("--method", "mutual_learning", "--stage", "export", "--dry_run")
+    exp = "exp/mutual_learning_seed1"
+    exported = [line.split("--exp_dir ")[1].split()[0] for line in output.splitlines() if "--exp_dir" in line]
+    assert exported == ["exp/pretrain_seed1", exp, f"{exp}/peer2", f"{exp}/peer10"]
+    for folder in (exp, f"{exp}/peer2", f"{exp}/peer10"):
+        assert f"--model_dir {folder}/export --data_dir dump/raw/test " in output
+        assert f"--hyp {folder}/decode_att/test/text --out_dir {folder}/decode_att/test/score" in output
+        assert f"--out_dir {folder}/calibration" in output

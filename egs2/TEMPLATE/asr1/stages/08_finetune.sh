@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the method, or its control (--method none, plain fine-tuning)
 # scope: ${method}_${tag}
-# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, task, unlabelled_set]
+# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, unlabelled_set]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
 # inputs:
@@ -16,10 +16,15 @@
 # - ${stats_dir}/${train_data}/speech_shape
 # - ${stats_dir}/${valid_set}/speech_shape
 # outputs:
-# - ${finetune_exp}/config.yaml
-# - ${finetune_exp}/train_summary.json
+# - ${train_exp}/config.yaml
+# - ${train_exp}/train_summary.json
 # logs: ["${finetune_exp}/train.log"]
 . "${template_dir}/utils/stage.sh"
+
+if [ -z "${train_exp}" ]; then
+    say "models of ${ensemble} will decode together: nothing to train"
+    exit 0
+fi
 
 run "${cpu_cmd}" "${pretrain_exp}/export.log" \
     python -m espnet_ext.bin.export_model --exp_dir "${pretrain_exp}" --nbest "${nbest}" --out_dir "${pretrain_exp}/export"

@@ -8,6 +8,7 @@
 # - ${dump}/${test_sets}/content ?
 # - ${pretrain_exp}/export/model.pth
 # - ${finetune_exp}/export/model.pth ?
+# - ${finetune_exp}/peer*/export/model.pth ?
 # - ${lm_exp}/export/model.pth ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
@@ -19,13 +20,9 @@
 # logs: ["${logdir}/10_tune_${method}_${tag}.*.log", "${logdir}/10_decode_${method}_${tag}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
-lm_args=()
-if [ -n "${lm_exp}" ]; then lm_args=(--lm_dir "${lm_exp}/export"); fi
-tuned() { grep -q "^tune:" "$(config "conf/decode_$1.yaml")"; }
-
 # Weights that a configuration lists under `tune:`: those with the fewest errors on the development set.
 open_queue "${logdir}" "10_tune_${method}_${tag}"
-for exp in "${pretrain_exp}" "${finetune_exp}"; do
+for exp in "${trained[@]}"; do
     # shellcheck disable=SC2086
     for name in $(unique ${decode_configs}); do
         if ! tuned "${name}" || ! has "${exp}/export/model.pth"; then continue; fi
@@ -36,7 +33,7 @@ done
 run_queue "${decode_cmd}" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"
 
 open_queue "${logdir}" "10_decode_${method}_${tag}"
-for exp in "${pretrain_exp}" "${finetune_exp}"; do
+for exp in "${trained[@]}"; do
     if ! has "${exp}/export/model.pth"; then
         say "${exp} is not exported: left out"
         continue
@@ -52,7 +49,7 @@ for exp in "${pretrain_exp}" "${finetune_exp}"; do
         folders=()
         # shellcheck disable=SC2086
         for name in $(unique ${decode_configs}); do
-            if tuned "${name}"; then configs+=("${exp}/tuning/${name}.yaml"); else configs+=("$(config "conf/decode_${name}.yaml")"); fi
+            configs+=("$(decode_config "${name}" "${exp}")")
             folders+=("${exp}/decode_${name}/${set}")
         done
         queue python -m espnet_ext.bin.decode --model_dir "${exp}/export" --data_dir "${dump}/${set}" \

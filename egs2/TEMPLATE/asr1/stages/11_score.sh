@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # does: word, character and sentence error rates, alignments
 # scope: ${method}_${tag}
-# options: [pretrain_exp, finetune_exp, decode_configs, dump, valid_set, test_sets]
+# options: [pretrain_exp, finetune_exp, ensemble, decode_configs, dump, valid_set, test_sets]
 # uncounted: [logdir, method, tag]
 # inputs:
 # - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/text
 # - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
+# - ${finetune_exp}/peer*/decode_*/*/text ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
 # outputs:
@@ -19,7 +20,7 @@
 . "${template_dir}/utils/stage.sh"
 
 open_queue "${logdir}" "11_score_${method}_${tag}"
-for exp in "${pretrain_exp}" "${finetune_exp}"; do
+for exp in "${trained[@]}" ${ensemble:+"${finetune_exp}"}; do
     # shellcheck disable=SC2086 # lists of names; valid_set may be one of the test sets
     for name in $(unique ${decode_configs}); do
         # shellcheck disable=SC2086

@@ -4,6 +4,9 @@
 # options: [expdir]
 # inputs:
 # - ${expdir}/*/decode_*/*/score/result.json
+# - ${expdir}/*/peer*/decode_*/*/score/result.json
+# - ${expdir}/*/calibration/*.json
+# - ${expdir}/*/peer*/calibration/*.json
 # outputs:
 # - ${expdir}/report/RESULTS.md
 . "${template_dir}/utils/stage.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: one archive a model that stock ESPnet loads
 # scope: ${method}_${tag}
-# options: [pretrain_exp, finetune_exp]
+# options: [pretrain_exp, finetune_exp, train_exp]
 # uncounted: [method, tag, pretrain_tag]
 # inputs:
 # - ${pretrain_exp}/export/model.pth
@@ -12,7 +12,7 @@
 # logs: ["${pretrain_exp}/pack.log", "${finetune_exp}/pack.log"]
 . "${template_dir}/utils/stage.sh"
 
-for exp in "${pretrain_exp}" "${finetune_exp}"; do
+for exp in "${pretrain_exp}" ${train_exp:+"${train_exp}"}; do
     if ! has "${exp}/export/model.pth"; then
         say "${exp} is not exported: left out"
         continue

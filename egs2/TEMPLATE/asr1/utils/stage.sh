@@ -115,6 +115,14 @@ config() {
     fi
 }
 
+# tuned NAME: does conf/decode_NAME.yaml list weights to choose from?
+tuned() { grep -q "^tune:" "$(config "conf/decode_$1.yaml")"; }
+
+# decode_config NAME FOLDER: conf/decode_NAME.yaml, or what was chosen from it for the experiment in the folder.
+decode_config() {
+    if tuned "$1"; then printf '%s\n' "$2/tuning/$1.yaml"; else config "conf/decode_$1.yaml"; fi
+}
+
 # unique WORD...: each word once, in order.
 unique() {
     local word
@@ -135,6 +143,37 @@ fresh() {
     mkdir -p "$(dirname "${old}")"
     run mv -- "$1" "${old}.${n}"
 }
+
+# The language model that decoding may use.
+# shellcheck disable=SC2034  # used by the stages
+{
+    lm_args=()
+    if [ -n "${lm_exp:-}" ]; then lm_args=(--lm_dir "${lm_exp}/export"); fi
+}
+
+# models_of NAME...: the exported models of experiments, one a line; of mutual learning those of all peers.
+models_of() {
+    local name folder found
+    for name; do
+        found=
+        while IFS= read -r folder; do
+            found=yes
+            printf '%s\n' "${folder}/export"
+        done < <(peers_of "${expdir}/${name}")
+        if [ -z "${found}" ] && [ "${dry_run}" = true ]; then found="${expdir}/${name}/peer*/export"; fi
+        if [ "${found}" != yes ]; then printf '%s\n' "${found:-${expdir}/${name}/export}"; fi
+    done
+}
+
+# peers_of FOLDER: the folders of the peers that a mutual training has trained, one a line.
+peers_of() {
+    if [ -d "$1" ]; then find "$1" -mindepth 1 -maxdepth 1 -type d -name 'peer[0-9]*' | sort -V; fi
+}
+
+# Folders with a model to export and decode: the starting model, that of stage 8 (none where trained models decode
+# together, --ensemble), and the peers of a mutual training.
+# shellcheck disable=SC2034  # used by the stages
+mapfile -t trained < <(printf '%s\n' "${pretrain_exp:-}" ${train_exp:+"${train_exp}"} && peers_of "${train_exp:-}")
 
 # Options that say what the tokens are, for collect_stats and for ESPnet tasks (which call every SentencePiece bpe).
 # shellcheck disable=SC2034  # used by the stages
