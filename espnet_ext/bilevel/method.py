@@ -80,14 +80,13 @@ class BilevelMethod(Rounds):
         gamma = self.gamma
         with self._own_statistics():
             loss = self.objective.loss(self.model, micro, lambda encoded: gradient_scale(encoded, gamma))
-        name = f"loss_{self.objective.name}"
-        total, count = loss.figures[name]
-        loss.figures[f"{name}_times_gamma"] = (gamma * total, count)
+        total, count = loss.figures["loss_unsupervised"]
+        loss.figures["loss_unsupervised_times_gamma"] = (gamma * total, count)
         return loss
 
     def validate(self, micro: MicroBatch) -> Figures:
         """The control's figures, and ℓ_unsup with fixed masks as long as it is trained."""
-        figures = dict(self.control.validate(micro))
+        figures = super().validate(micro)
         if self.phase != FINAL:
             with self._own_statistics():
                 figures |= self.objective.validate(self.model, micro)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from espnet_ext.bilevel.penalty import GammaSchedule
 from espnet_ext.bilevel.phases import Phases
 from espnet_ext.errors import UserError
+from espnet_ext.ssl.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class BilevelOptions:
         unknown = sorted(set(conf) - set(known))
         if unknown:
             raise UserError(f"bilevel_conf: no option {', '.join(unknown)}; there are {', '.join(known)}")
+        check_types("bilevel_conf", conf, {field.name: field.default for field in fields(cls)})
         options = cls(**conf)
         for name in ("phi_lr", "eta_lr"):
             rate = getattr(options, name)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from espnet_ext.bilevel.phases import EXPLORE, FINAL, JOINT
 from espnet_ext.bilevel.rounds import Rounds
+from espnet_ext.data.lengths import ctc_frames_needed, encoder_frames, stft_frames
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text, read_lines
 from espnet_ext.ssl.method import UNLABELLED_KEY
 from espnet_ext.train.data import read_shapes
-from espnet_ext.train.method import Figures, Loss, MicroBatch, Part, Turn
+from espnet_ext.train.method import Loss, MicroBatch, Part, Turn
 
 
 class PseudoLabelMethod(Rounds):
@@ -41,12 +42,14 @@ class PseudoLabelMethod(Rounds):
         loss.loss = self.gamma * loss.loss
         return loss
 
-    def validate(self, micro: MicroBatch) -> Figures:
-        return self.control.validate(micro)
-
 
 def write_pseudo_set(
-    data_dir: Path, stats_dir: Path, hypotheses: Path, out_dir: Path, tokenise: Callable[[str], list[int]]
+    data_dir: Path,
+    stats_dir: Path,
+    hypotheses: Path,
+    out_dir: Path,
+    tokenise: Callable[[str], list[int]],
+    frames: Callable[[int], int],
 ) -> dict[str, int]:
     """Give unlabelled speech its hypotheses as transcripts.
 
@@ -56,12 +59,14 @@ def write_pseudo_set(
         hypotheses: `<utterance> <words>` lines, as decoding writes them.
         out_dir: `dump/` and `stats/` are written there.
         tokenise: words → labels.
+        frames: an utterance's length → its encoder frames.
 
     Returns:
-        counts: `kept`, and `empty`: utterances left out because nothing was recognised.
+        counts: `kept`; `empty`, utterances left out because nothing was recognised; `long`, those whose
+            hypothesis has more labels than CTC can align (a decoder that repeated itself).
 
     Raises:
-        UserError: no hypothesis for an utterance, or none that holds a word.
+        UserError: no hypothesis for an utterance, or none that can be used.
     """
     texts = {}
     for _, line in read_lines(hypotheses):
@@ -74,22 +79,44 @@ def write_pseudo_set(
             f"{hypotheses}: no hypothesis for {len(missing)} of {len(lengths)} utterances of {data_dir}, the "
             f"first is {missing[0]!r}; decode the whole set"
         )
-    kept = {utterance: texts[utterance] for utterance in lengths if texts[utterance]}
+    words = {utterance: texts[utterance] for utterance in lengths if texts[utterance]}
+    labels = {utterance: tokenise(text) for utterance, text in words.items()}
+    kept = {
+        utterance: text
+        for utterance, text in words.items()
+        if ctc_frames_needed(labels[utterance]) <= frames(lengths[utterance])
+    }
     if not kept:
-        raise UserError(f"{hypotheses}: every hypothesis is empty; the model that made them is no use yet")
+        raise UserError(
+            f"{hypotheses}: every hypothesis is empty or too long for its audio; the model that made them is "
+            "no use yet"
+        )
     audio = "wav.scp" if (data_dir / "wav.scp").exists() else "feats.scp"
     rows = [line for _, line in read_lines(data_dir / audio) if line.split(maxsplit=1)[0] in kept]
     atomic_write_text(out_dir / "dump" / audio, "".join(f"{row}\n" for row in rows))
     for name, values in (
         ("dump/text", kept),
-        ("stats/text_shape", {utterance: len(tokenise(words)) for utterance, words in kept.items()}),
+        ("stats/text_shape", {utterance: len(labels[utterance]) for utterance in kept}),
         ("stats/speech_shape", {utterance: lengths[utterance] for utterance in kept}),
     ):
         atomic_write_text(out_dir / name, "".join(f"{key} {value}\n" for key, value in values.items()))
-    return {"kept": len(kept), "empty": len(lengths) - len(kept)}
+    return {"kept": len(kept), "empty": len(lengths) - len(words), "long": len(words) - len(kept)}
 
 
 def tokeniser(task: type, args: argparse.Namespace) -> Callable[[str], list[int]]:
     """Words → labels, as the task's own preprocessor makes them."""
     preprocess = task.build_preprocess_fn(args, False)
     return lambda words: preprocess("hypothesis", {"text": words})["text"].tolist()
+
+
+def frame_counter(args: argparse.Namespace) -> Callable[[int], int]:
+    """Length of speech → encoder frames, as stage 5 counts them for transcripts.
+
+    A transducer aligns whatever the encoder makes: of its hypotheses those are too long that have more labels
+    than feature frames.
+    """
+    layer = "linear" if "body_conf" in args.encoder_conf else args.encoder_conf.get("input_layer", "conv2d")
+    if args.input_size is not None:
+        return lambda length: encoder_frames(length, layer)
+    n_fft, hop = (int(args.frontend_conf.get(*pair)) for pair in (("n_fft", 512), ("hop_length", 128)))
+    return lambda length: encoder_frames(stft_frames(length, n_fft, hop), layer)

@@ -6,7 +6,7 @@ import torch
 
 from espnet_ext.bilevel.options import BilevelOptions
 from espnet_ext.bilevel.phases import EXPLORE, FINAL, JOINT, WARM, Phases
-from espnet_ext.train.method import Figures, Method, Part, Position, Turn, Updater
+from espnet_ext.train.method import Figures, Method, MicroBatch, Part, Position, Turn, Updater
 from espnet_ext.train.streams import Stream
 
 
@@ -62,6 +62,14 @@ class Rounds(Method):
     def kinds_of_steps(self) -> Sequence[Sequence[Turn]]:
         return [self._turns[kind] for kind in self.phases.kinds()]
 
+    def validate(self, micro: MicroBatch) -> Figures:
+        """The control's figures, and `error`, the part of the labels that the decoder gets wrong."""
+        figures = dict(self.control.validate(micro))
+        if "acc" in figures:
+            right, labels = figures["acc"]
+            figures["error"] = (labels - right, labels)
+        return figures
+
     def after_step(self, position: Position) -> Figures:
         kind = self.phases.kind(position)
         figures: Figures = {"gamma": (self.gamma, 1.0)} if kind == JOINT else {}
@@ -73,8 +81,8 @@ class Rounds(Method):
         self.gamma = self.schedule.at(self.counts[JOINT], epochs)
         return figures | (self._use_figures() if ends else {})
 
-    def use(self) -> dict[str, tuple[int, float, float | None]]:
-        """(batches, passes, hours) read of each stream so far; hours None where frames have no duration."""
+    def use(self) -> dict[str, tuple[int, int, float, float | None]]:
+        """(batches, frames, passes, hours) read of each stream so far; hours None where frames have none."""
         found = {}
         for name, kinds in (("labelled", (JOINT, FINAL)), ("unlabelled", (WARM, EXPLORE, JOINT))):
             stream = self.streams[name]
@@ -83,7 +91,7 @@ class Rounds(Method):
             frames = (at["pass"] - 1) * whole
             frames += sum(stream.totals(step.utterances).frames for step in begun)
             hours = frames * self.hours_per_frame if self.hours_per_frame is not None else None
-            found[name] = (sum(self.counts[kind] for kind in kinds), frames / whole, hours)
+            found[name] = (sum(self.counts[kind] for kind in kinds), frames, frames / whole, hours)
         return found
 
     def state(self) -> dict:
@@ -93,9 +101,14 @@ class Rounds(Method):
         self.counts, self.gamma, self.phase = dict(state["counts"]), state["gamma"], state["phase"]
 
     def summary(self) -> dict:
-        """Batches, passes and hours of both streams, steps of each kind, and the last γ."""
+        """Batches, passes and hours of both streams, steps of each kind, and the last γ.
+
+        `encoder_frames` are the feature frames that the encoder was trained on, each once a pass over it.
+        """
+        use = self.use()
         entries: dict = {"steps_of_each_kind": dict(self.counts), "gamma": self.gamma}
-        for name, (batches, passes, hours) in self.use().items():
+        entries["encoder_frames"] = sum(frames for _, frames, _, _ in use.values())
+        for name, (batches, _, passes, hours) in use.items():
             entries |= {f"{name}_batches": batches, f"{name}_passes": round(passes, 4)}
             if hours is not None:
                 entries[f"{name}_hours"] = round(hours, 4)
@@ -103,7 +116,7 @@ class Rounds(Method):
 
     def _use_figures(self) -> Figures:
         figures: Figures = {}
-        for name, (_, passes, hours) in self.use().items():
+        for name, (_, _, passes, hours) in self.use().items():
             figures[f"{name}_passes"] = (passes, 1.0)
             if hours is not None:
                 figures[f"{name}_hours"] = (hours, 1.0)

@@ -27,6 +27,9 @@ class SeparateStatistics(torch.nn.Module):
         self.seconds = torch.nn.ModuleList(
             torch.nn.BatchNorm1d(m.num_features, m.eps, m.momentum, affine=False) for m in layers
         )
+        for second, layer in zip(self.seconds, layers, strict=True):
+            # Both begin with what the starting model has seen.
+            second.load_state_dict({name: layer._buffers[name] for name in _NAMES})
         self.seconds.to(next(module.parameters()).device)
         self.seconds.requires_grad_(False)
         self._layers = tuple(layers)  # a tuple, not a sub-module: they belong to the encoder

@@ -7,11 +7,11 @@ import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ext.asr.task import ASRTask
-from espnet_ext.asr.transducer_task import TransducerTask
+from espnet_ext.asr.transducer_task import TransducerTask, describes_transducer
 from espnet_ext.bilevel.method import BilevelMethod
 from espnet_ext.bilevel.options import BilevelOptions
 from espnet_ext.bilevel.phases import Phases
-from espnet_ext.bilevel.pseudo import PseudoLabelMethod, tokeniser, write_pseudo_set
+from espnet_ext.bilevel.pseudo import PseudoLabelMethod, frame_counter, tokeniser, write_pseudo_set
 from espnet_ext.bilevel.rounds import Rounds
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.method import trained_parameters
@@ -124,11 +124,11 @@ class Bilevel(UnlabelledSpeech):
         folder = Path(args.output_dir) / "pseudo"
         if everybody.first:
             data_dir, stats_dir = map(Path, cls.unlabelled_dirs(args))
-            counts = write_pseudo_set(
-                data_dir, stats_dir, Path(args.pseudo_text), folder, tokeniser(cls, args)
-            )
+            ways = tokeniser(cls, args), frame_counter(args)
+            counts = write_pseudo_set(data_dir, stats_dir, Path(args.pseudo_text), folder, *ways)
             print(
-                f"{args.pseudo_text}: {counts['kept']} hypotheses, {counts['empty']} empty ones left out",
+                f"{args.pseudo_text}: {counts['kept']} hypotheses, {counts['empty']} empty ones and "
+                f"{counts['long']} too long for CTC left out",
                 flush=True,
             )
         everybody.wait()
@@ -140,7 +140,16 @@ class Bilevel(UnlabelledSpeech):
 
 
 class BilevelTask(Bilevel, ASRTask):
-    """Bilevel training of the CTC/attention recogniser, or of CTC alone (`model_conf.ctc_weight: 1.0`)."""
+    """Bilevel training of the CTC/attention recogniser, or of CTC alone (`model_conf.ctc_weight: 1.0`).
+
+    With a transducer's configuration it is `BilevelTransducerTask`, so that `--method bilevel` is enough.
+    """
+
+    @classmethod
+    def main(cls, args: argparse.Namespace | None = None, cmd: list[str] | None = None, **options) -> int:
+        """As ASRTask's."""
+        task = BilevelTransducerTask if args is None and describes_transducer(cmd) else super()
+        return task.main(args, cmd, **options)
 
 
 class BilevelTransducerTask(Bilevel, TransducerTask):

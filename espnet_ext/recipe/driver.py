@@ -128,6 +128,9 @@ class Driver:
         for stage in selected:
             for file, name in self._state(stage).configs.items():
                 if not os.path.isfile(file):
+                    # A default may be another option's value: the one that was typed is to blame.
+                    same = [n for n in sorted(self.options.given) if self.values[n] == self.values[name]]
+                    name = same[0] if same else name
                     raise UserError(
                         f"--{name} {shlex.quote(self.values[name])}: expected a configuration file, but "
                         f"{file} does not exist, here or in {self.template_dir}; {stage} needs it"

@@ -104,6 +104,8 @@ class BestRQ(SSLObjective):
     ) -> Predictions:
         features, lengths = features_of(model, speech, lengths)  # (B, T, F)
         rows, frames, hidden, noise = self._draw(lengths.tolist(), keys, features.size(2))
+        if not len(rows):
+            return self.nothing(self.head)
         device = features.device
         rows, frames = rows.to(device), frames.to(device)  # (M,) each
         targets = self.targets(features, lengths, rows, frames)  # (M, C)

@@ -9,6 +9,7 @@ from espnet_ext.ssl.bestrq import BestRQ
 from espnet_ext.ssl.cpc import CPC
 from espnet_ext.ssl.encode import feature_size
 from espnet_ext.ssl.objective import SSLObjective
+from espnet_ext.ssl.typed import check_types
 
 OBJECTIVES: dict[str, type[SSLObjective]] = {"bestrq": BestRQ, "infonce": CPC}
 
@@ -34,15 +35,18 @@ def build_objective(
     if name not in OBJECTIVES:
         raise UserError(f"--ssl {name}: expected one of {', '.join(OBJECTIVES)}")
     alarms = {key: options[key] for key in ("alarm_steps", "alarm") if key in options}
+    check_types("ssl_conf", alarms, {"alarm_steps": 200, "alarm": "warn"})
     options = {key: value for key, value in options.items() if key not in alarms}
     if alarms.get("alarm", "warn") not in ("warn", "stop"):
         raise UserError(f"ssl_conf alarm: {alarms['alarm']}: expected warn or stop")
     if alarms.get("alarm_steps", 1) < 1:
         raise UserError(f"ssl_conf alarm_steps: {alarms['alarm_steps']}: expected at least 1")
-    known = [p for p in inspect.signature(OBJECTIVES[name]).parameters if p not in _OURS]
+    parameters = inspect.signature(OBJECTIVES[name]).parameters
+    known = {key: p.default for key, p in parameters.items() if key not in _OURS}
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"ssl_conf: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    check_types("ssl_conf", options, known)
     objective = OBJECTIVES[name](model, feature_size(model, input_size), seed=seed, **options)
     for key, value in alarms.items():
         setattr(objective, key, value)

@@ -126,9 +126,7 @@ class CPC(SSLObjective):
         features, lengths = features_of(model, speech, lengths)  # (B, T, F)
         rows, cuts = self.draw_cuts(lengths.tolist(), keys)
         if not rows:
-            # Only short utterances: a loss of zero that can still be propagated back.
-            nothing = self.roll.weight.sum() * 0.0
-            return Predictions(nothing, 0, nothing.detach())
+            return self.nothing(self.roll)
         contexts, context_lengths = self._contexts(features, rows, cuts)
         futures = torch.stack([features[r, c : c + self.reads] for r, c in zip(rows, cuts, strict=True)])
         # Lengths are known here: the mask of the encoder is made from them, and no number travels to the GPU

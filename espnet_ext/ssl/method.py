@@ -52,7 +52,7 @@ class SSLMethod(Method):
     def validate(self, micro: MicroBatch) -> Figures:
         figures = self.objective.validate(self.model, micro)
         # Under the names that criteria go by as well.
-        return figures | {name: figures[f"{name}_{self.objective.name}"] for name in ("loss", "acc")}
+        return figures | {name: figures[f"{name}_unsupervised"] for name in ("loss", "acc")}
 
     def after_step(self, position: Position) -> Figures:
         self.objective.check_health(self.world, position.step)

@@ -47,8 +47,8 @@ class SSLObjective(torch.nn.Module):
         UserError: an encoder that the loss cannot mask.
     """
 
-    #: Name for logs: the mean loss of a prediction is `loss_<name>`, the part predicted right is
-    #: `acc_<name>`.
+    #: Name for messages. Logs call the mean loss of a prediction `loss_unsupervised`, and the part predicted
+    #: right `acc_unsupervised`, whichever objective it is.
     name = "ssl"
     #: How often a training looks for collapsed features and codes, and what it does then: `warn` or `stop`.
     alarm_steps = 200
@@ -136,6 +136,12 @@ class SSLObjective(torch.nn.Module):
                 print(f"warning: {message}", flush=True)
 
     @staticmethod
+    def nothing(head: torch.nn.Linear) -> Predictions:
+        """Where all utterances are too short to predict anything: a loss of zero with a gradient of zero."""
+        zero = (head.weight.sum() + head.bias.sum()) * 0.0
+        return Predictions(zero, 0, zero.detach())
+
+    @staticmethod
     def _speech(micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         return micro.batch.tensors["speech"], micro.batch.tensors["speech_lengths"]
 
@@ -148,7 +154,7 @@ class SSLObjective(torch.nn.Module):
     def _figures(self, predictions: Predictions) -> Figures:
         count = predictions.count
         return {
-            f"loss_{self.name}": (predictions.loss_sum.detach(), count),
-            f"acc_{self.name}": (predictions.correct, count),
+            "loss_unsupervised": (predictions.loss_sum.detach(), count),
+            "acc_unsupervised": (predictions.correct, count),
             **predictions.figures,
         }

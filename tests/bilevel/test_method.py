@@ -33,7 +33,7 @@ def test_gamma_zero_is_supervised_training(training, control, bilevel_conf, equa
     run.advance(20)
     assert equal(dict(run.model.state_dict()), dict(control.model.state_dict()))
     assert equal(optimizer_state(run, "upper"), optimizer_state(control, "model"))
-    assert all("loss_bestrq" in figures and figures["gamma"] == 0 for figures in run.figures)
+    assert all("loss_unsupervised" in figures and figures["gamma"] == 0 for figures in run.figures)
     assert [f["loss"] for f in run.figures] == [f["loss"] for f in control.figures]
     # η has been trained all the while: the branch's backward pass ran.
     after = dict(run.method.modules["unsupervised"].named_parameters())
@@ -128,7 +128,7 @@ def test_without_supervised_steps_it_is_self_supervised_training(training, bilev
         dict(alone.method.objective.state_dict()), dict(both.method.modules["unsupervised"].state_dict())
     )
     assert equal(optimizer_state(alone, "lower"), optimizer_state(both, "lower"))
-    assert [f[f"loss_{ssl}"] for f in alone.figures] == [f[f"loss_{ssl}"] for f in both.figures]
+    assert [f["loss_unsupervised"] for f in alone.figures] == [f["loss_unsupervised"] for f in both.figures]
     for name, value in alone.model.state_dict().items():
         assert torch.equal(value, initial[name]) == (not name.startswith("encoder.")), name
 
@@ -273,10 +273,10 @@ def test_exploration_lowers_the_loss_on_held_out_speech(training, bilevel_conf):
         run.advance(1)
         run.method.train(False)
         with torch.no_grad():
-            total, count = run.method.objective.validate(run.model, micro)["loss_bestrq"]
+            total, count = run.method.objective.validate(run.model, micro)["loss_unsupervised"]
         run.method.train()
         curve.append(float(total) / count)
-    assert set(map(tuple, run.figures)) == {("loss_bestrq", "acc_bestrq")}
+    assert set(map(tuple, run.figures)) == {("loss_unsupervised", "acc_unsupervised")}
     assert sum(curve[-10:]) < sum(curve[:10])
 
 
@@ -294,10 +294,10 @@ def test_final_fine_tuning_does_not_touch_the_unsupervised_loss(training, monkey
         trained, calls[:] = len(calls), []
         with torch.no_grad():
             figures = run.method.validate(micro)
-        evaluated[epoch] = (trained > 0, len(calls), "loss_bestrq" in figures, "loss" in figures)
+        evaluated[epoch] = (trained > 0, len(calls), "loss_unsupervised" in figures, "loss" in figures)
         calls.clear()
     assert evaluated == {1: (True, 1, True, True), 2: (True, 1, True, True), 3: (False, 0, False, True)}
-    assert all("loss_bestrq" not in f for f in run.figures[-run.method.epoch_steps(3, run.streams) :])
+    assert all("loss_unsupervised" not in f for f in run.figures[-run.method.epoch_steps(3, run.streams) :])
 
 
 def test_what_was_read_is_counted(training):

@@ -64,6 +64,15 @@ def test_labelled_passes_follow_each_other():
         ({"phi_lr": 0.0}, "phi_lr: 0.0: expected a rate above 0, or null"),
         ({"eta_lr": float("inf")}, "eta_lr: inf"),
         ({"gamma_maximum": -1}, "gamma_maximum: -1"),
+        (
+            {"gamma_increment": "1e-4"},
+            "gamma_increment: '1e-4': expected a number .YAML reads",
+        ),
+        ({"gamma_maximum": float("nan")}, "gamma_maximum: nan"),
+        ({"gamma_per": "batch"}, "gamma_per: batch: expected step or epoch"),
+        ({"gamma_initial": 2.0}, "gamma_initial: 2.0 is above gamma_maximum, 1.0"),
+        ({"warm_epochs": 1.5}, "warm_epochs: 1.5: expected a whole number"),
+        ({"divide_rate": "no"}, "divide_rate: 'no': expected true or false"),
     ],
 )
 def test_options_out_of_range(conf, message):

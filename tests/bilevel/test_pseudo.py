@@ -26,8 +26,8 @@ def hypotheses(corpus, tmp_path):
 def test_hypotheses_become_transcripts(corpus, hypotheses, tmp_path):
     unlabelled = (corpus / "dump/unlabelled", corpus / "stats/unlabelled")
     out = tmp_path / "pseudo"
-    counts = write_pseudo_set(*unlabelled, hypotheses, out, lambda words: list(range(len(words))))
-    assert counts == {"kept": 19, "empty": 1}
+    counts = write_pseudo_set(*unlabelled, hypotheses, out, lambda words: list(range(len(words))), int)
+    assert counts == {"kept": 19, "empty": 1, "long": 0}
     texts = dict(line.split() for line in (out / "dump/text").read_text().splitlines())
     assert "unlabelled07" not in texts and texts["unlabelled05"] == "bbb"
     for name in ("dump/wav.scp", "stats/speech_shape", "stats/text_shape"):
@@ -35,18 +35,30 @@ def test_hypotheses_become_transcripts(corpus, hypotheses, tmp_path):
     assert (out / "stats/text_shape").read_text().splitlines()[0] == "unlabelled00 3"
 
 
+def test_hypotheses_that_ctc_cannot_align_are_left_out(corpus, hypotheses, tmp_path):
+    """A decoder that repeats itself writes more labels than there are frames: its loss would be infinite."""
+    lines = hypotheses.read_text().splitlines()
+    lines[3] = "unlabelled03 aaaa"
+    hypotheses.write_text("\n".join(lines) + "\n")
+    unlabelled = (corpus / "dump/unlabelled", corpus / "stats/unlabelled")
+    # Equal neighbours need a blank between them: 7 frames for aaaa, 5 for the others.
+    counts = write_pseudo_set(*unlabelled, hypotheses, tmp_path / "pseudo", list, lambda length: 6)
+    assert counts == {"kept": 18, "empty": 1, "long": 1}
+    assert "unlabelled03" not in (tmp_path / "pseudo/dump/text").read_text()
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["unlabelled00 a"], "no hypothesis for 19 of 20 utterances of .*, the first is 'unlabelled01'"),
-        ([f"unlabelled{n:02d}" for n in range(20)], "every hypothesis is empty"),
+        ([f"unlabelled{n:02d}" for n in range(20)], "every hypothesis is empty or too long"),
     ],
 )
 def test_hypotheses_that_do_not_fit(corpus, tmp_path, lines, message):
     (tmp_path / "text").write_text("\n".join(lines) + "\n")
     unlabelled = (corpus / "dump/unlabelled", corpus / "stats/unlabelled")
     with pytest.raises(UserError, match=message):
-        write_pseudo_set(*unlabelled, tmp_path / "text", tmp_path / "pseudo", list)
+        write_pseudo_set(*unlabelled, tmp_path / "text", tmp_path / "pseudo", list, int)
 
 
 def test_weight_zero_is_supervised_training(training, bilevel_conf, hypotheses, equal):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet_ext.bilevel.task import BilevelTask
 from espnet_ext.errors import UserError
@@ -42,8 +43,10 @@ def test_what_a_finished_training_leaves(untouched):
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     # Both losses, γ and the development set's accuracy: the curves of a report.
     assert [row["train_gamma"] != "" for row in rows] == [False, True, True, False]
-    assert [row["valid_loss_bestrq"] != "" for row in rows] == [True, True, True, False]
+    assert [row["valid_loss_unsupervised"] != "" for row in rows] == [True, True, True, False]
     assert all(row["valid_acc"] and row["valid_loss"] for row in rows)
+    for row in rows:
+        assert float(row["valid_error"]) == pytest.approx(1 - float(row["valid_acc"]))
     assert float(rows[2]["train_gamma"]) > float(rows[1]["train_gamma"])
     assert float(rows[3]["train_labelled_passes"]) == 3.0
     summary = json.loads((untouched / "train_summary.json").read_text())
@@ -52,6 +55,7 @@ def test_what_a_finished_training_leaves(untouched):
     assert summary["unlabelled_batches"] == batches["unlabelled"] > 2 * batches["labelled"]
     kinds = summary["steps_of_each_kind"]
     assert kinds["explore"] == 2 * kinds["joint"] and sum(kinds.values()) == summary["steps"]
+    assert summary["encoder_frames"] == sum(summary["frames"].values())
     hours = {name: frames * 160 / 16000 / 3600 for name, frames in summary["frames"].items()}
     for name, expected in hours.items():
         assert summary[f"{name}_hours"] == pytest.approx(expected, abs=1e-4)
@@ -168,7 +172,7 @@ def test_pretraining_alone_exports_a_plain_model(command, tmp_path):
     assert SSLTask.main(cmd=command("ssl", tmp_path / "exp", "--max_epoch", "3")) == 0
     rows = list(csv.DictReader((tmp_path / "exp" / "history.csv").open()))
     assert float(rows[-1]["valid_loss"]) < float(rows[0]["valid_loss"])
-    assert rows[0]["valid_loss"] == rows[0]["valid_loss_bestrq"] and rows[0]["valid_acc"]
+    assert rows[0]["valid_loss"] == rows[0]["valid_loss_unsupervised"] and rows[0]["valid_acc"]
     nbest = json.loads((tmp_path / "exp" / "nbest.json").read_text())
     assert nbest["criterion"] == ["valid", "loss", "min"]
     export(tmp_path / "exp", tmp_path / "export", 2)
@@ -196,6 +200,13 @@ def test_pretraining_without_an_unlabelled_set_hears_the_training_set(command, t
         (["--unlabelled_data_dir", "/nowhere"], "/nowhere/wav.scp: no such file"),
         (["--unlabelled_stats_dir", "/nowhere"], "/nowhere/speech_shape: no such file; run the stage stats"),
         (["--unlabelled_frames_per_step", "-5"], "expected at least 0"),
+        (["--bilevel_conf", "gamma_maximum=.nan"], "gamma_maximum: nan"),
+        (["--bilevel_conf", "eta_lr=1e-3"], "eta_lr: '1e-3': expected a number"),
+        (["--optim2_conf", "lr=1e-3"], "optim2_conf lr: 1e-3: the lower level needs a learning rate above 0"),
+        (["--optim2_conf", "lr=.inf"], "optim2_conf lr: inf: the lower level"),
+        (["--ssl_conf", "mask_rate=0.9"], "mask_rate: 0.9: expected in"),
+        (["--ssl_conf", "span=3"], "bestrq has no option span"),
+        (["--pseudo_text", "/nowhere", "--bilevel_conf", "warm_epochs=0"], "/nowhere: no such file"),
         (["--ssl", "hubert"], "--ssl hubert: expected one of bestrq, infonce"),
         (["--freeze_param", "encoder"], "the whole encoder is frozen"),
         (
@@ -209,6 +220,31 @@ def test_bad_input_ends_before_training(command, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         BilevelTask.main(cmd=cmd)
     assert not (tmp_path / "exp" / "config.yaml").exists()
+
+
+def test_ctc_alone(corpus, command, tmp_path):
+    """`ctc_weight: 1.0`: no decoder, so that the validation loss is what there is to choose epochs by."""
+    config = yaml.safe_load((corpus / "bilevel.yaml").read_text())
+    config |= {"model_conf": {"ctc_weight": 1.0}, "best_model_criterion": [["valid", "loss", "min"]]}
+    (corpus / "bilevel_ctc.yaml").write_text(yaml.safe_dump(config | {"max_epoch": 3}))
+    assert BilevelTask.main(cmd=command("bilevel_ctc", tmp_path / "exp")) == 0
+    rows = list(csv.DictReader((tmp_path / "exp" / "history.csv").open()))
+    assert "valid_error" not in rows[0] and all(float(row["valid_loss"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "message"),
+    [
+        ("bilevel", "least_use=0.99", "step 4: bestrq looks collapsed: targets use"),
+        ("bilevel", "least_spread=1.0", "step 4: bestrq looks collapsed: encoder outputs all point"),
+        ("bilevel_infonce", "least_spread=1.0", "step 4: infonce looks collapsed: targets all point"),
+    ],
+)
+def test_alarms_of_a_training(command, tmp_path, name, limit, message):
+    """Limits that nothing can keep: what the training's own steps gathered is looked at, and ends it."""
+    words = ["--ssl_conf", limit, "--ssl_conf", "alarm=stop", "--ssl_conf", "alarm_steps=4"]
+    with pytest.raises(UserError, match=message):
+        BilevelTask.main(cmd=command(name, tmp_path, *words))
 
 
 def test_another_sample_rate_is_refused(command, corpus, tmp_path):

@@ -1,11 +1,14 @@
 """The same method on a transducer, whose encoder has BatchNorm in one of the cases."""
 
+import csv
+import json
+
 import pytest
 import torch
 import yaml
 
 from espnet_ext.asr.transducer_task import TransducerTask
-from espnet_ext.bilevel.task import BilevelTransducerTask
+from espnet_ext.bilevel.task import BilevelTask, BilevelTransducerTask
 from espnet_ext.errors import UserError
 
 CONFORMER = {
@@ -55,7 +58,7 @@ def test_gamma_zero_is_supervised_training(transducer, bilevel_conf, equal, bloc
         each.advance(8)
     assert equal(dict(control.model.state_dict()), dict(run.model.state_dict()))
     assert [f["loss"] for f in control.figures] == [f["loss"] for f in run.figures]
-    assert all(f["loss_bestrq"] > 0 for f in run.figures)
+    assert all(f["loss_unsupervised"] > 0 for f in run.figures)
     second = run.method.modules.get("unlabelled_statistics")
     assert (second is not None) == (block is CONFORMER)
     if second is not None:
@@ -78,7 +81,7 @@ def test_a_round(transducer):
     run = transducer(BilevelTransducerTask, "bilevel", EBRANCHFORMER, "--bilevel_conf", "warm_epochs=0")
     before = {n: v.clone() for n, v in run.model.named_parameters()}
     run.advance(3)
-    assert [("loss" in f, "loss_bestrq" in f) for f in run.figures] == [
+    assert [("loss" in f, "loss_unsupervised" in f) for f in run.figures] == [
         (False, True),
         (False, True),
         (True, True),
@@ -87,6 +90,24 @@ def test_a_round(transducer):
     assert any(
         not torch.equal(p, before[n]) for n, p in run.model.named_parameters() if n.startswith("decoder.")
     )
+
+
+def test_the_method_s_command_trains_a_transducer(corpus, command, tmp_path):
+    """`--method bilevel` with a transducer's configuration: all phases, both losses, counts."""
+    config = yaml.safe_load((corpus / "bilevel.yaml").read_text()) | model(EBRANCHFORMER)
+    config.pop("encoder")
+    criterion = [["valid", "loss", "min"]]
+    config |= {"model_conf": {"auxiliary_ctc_weight": 0.3}, "best_model_criterion": criterion, "max_epoch": 3}
+    (corpus / "bilevel_rnnt.yaml").write_text(yaml.safe_dump(config))
+    assert BilevelTask.main(cmd=command("bilevel_rnnt", tmp_path)) == 0
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    warm, joint, final = rows
+    for name in ("train_loss_transducer", "train_loss_ctc"):
+        assert warm[name] == "" and float(joint[name]) > float(final[name]) > 0
+    assert float(warm["train_loss_unsupervised"]) > float(joint["train_loss_unsupervised"]) > 0
+    assert "joint_network_conf" in yaml.safe_load((tmp_path / "config.yaml").read_text())
+    summary = json.loads((tmp_path / "train_summary.json").read_text())
+    assert summary["unlabelled_batches"] == summary["batches"]["unlabelled"] > 0
 
 
 def test_an_input_layer_that_pads_is_refused(transducer):

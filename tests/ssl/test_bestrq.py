@@ -119,6 +119,23 @@ def test_masks_come_from_the_key_alone(model, objective, speech):
     assert not torch.equal(objective.predict(model, *speech, [11, 22, 34]).loss_sum, first)
 
 
+def test_too_short_utterances_cost_nothing(model, objective, speech):
+    """Fewer frames than one encoder frame reads: alone they give a loss of zero, beside others none."""
+    short = torch.randn(2, 900), torch.tensor([900, 500])
+    predictions = objective.predict(model, *short, KEYS[:2])
+    assert predictions.count == 0 and predictions.loss_sum.item() == 0
+    predictions.loss_sum.backward()
+    assert all(parameter.grad.abs().max() == 0 for parameter in objective.parameters())
+    samples, lengths = speech[0].clone(), speech[1].clone()
+    alone = objective.predict(model, samples[:2], lengths[:2], KEYS[:2])
+    lengths[2] = 700
+    beside = objective.predict(model, samples, lengths, KEYS)
+    assert beside.count == alone.count
+    torch.testing.assert_close(beside.loss_sum, alone.loss_sum, rtol=1e-5, atol=0)
+    beside.loss_sum.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_who_receives_gradient(model, objective, speech):
     """Encoder and head do; decoder, CTC, projection and codebook never."""
     objective.predict(model, *speech, KEYS).loss_sum.backward()
@@ -155,9 +172,9 @@ def test_validation_masks_are_the_utterances_own(model, objective, speech):
             return objective.eval().validate(model.eval(), MicroBatch(batch, Totals(3, 0, 400), None))
 
     first, second = figures(["a", "b", "c"]), figures(["a", "b", "c"])
-    assert torch.equal(first["loss_bestrq"][0], second["loss_bestrq"][0])
-    assert first["loss_bestrq"][1] == second["loss_bestrq"][1] > 0
-    assert not torch.equal(first["loss_bestrq"][0], figures(["a", "b", "d"])["loss_bestrq"][0])
+    assert torch.equal(first["loss_unsupervised"][0], second["loss_unsupervised"][0])
+    assert first["loss_unsupervised"][1] == second["loss_unsupervised"][1] > 0
+    assert not torch.equal(first["loss_unsupervised"][0], figures(["a", "b", "d"])["loss_unsupervised"][0])
 
 
 def test_alarms(model, objective, speech):
@@ -193,6 +210,9 @@ def test_the_alarm_warns_or_stops(model, monkeypatch, capsys):
     ("option", "message"),
     [
         ({"mask_rate": 0.6}, r"mask_rate: 0.6: expected in \(0, 0.5\]"),
+        ({"mask_rate": "4e-1"}, "mask_rate: '4e-1': expected a number"),
+        ({"mask_span": 2.5}, "mask_span: 2.5: expected a whole number"),
+        ({"alarm_steps": "often"}, "alarm_steps: 'often': expected a whole number"),
         ({"mask_span": 0}, "mask_span: 0: expected at least 1"),
         ({"stack": 8}, "stack: 8: expected from 1 to 7"),
         ({"normalise": "batch"}, "normalise: batch: expected utterance or model"),

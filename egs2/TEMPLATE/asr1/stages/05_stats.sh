@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: lengths and normalisation statistics, one pass
 # scope: ${feats_type}_${token_unit}
-# options: [dump, stats_dir, token_type, pretrain_config, max_drop_fraction, max_outside_fraction, pretrain_data, train_data, valid_set, unlabelled_set]
+# options: [dump, stats_dir, token_type, model_config, max_drop_fraction, max_outside_fraction, pretrain_data, train_data, valid_set, unlabelled_set]
 # uncounted: [nj, logdir, feats_type, token_unit]
 # inputs:
 # - ${dump}/${pretrain_data}/content ?
@@ -37,7 +37,7 @@ for set in $(unique "${pretrain_data}" "${train_data}" "${valid_set}" ${unlabell
     feats_stats=false
     if [ "${set}" = "${pretrain_data}" ]; then feats_stats=true; fi
     queue python -m espnet_ext.bin.collect_stats --data_dir "${dump}/${set}" --out_dir "${stats_dir}/${set}" \
-        --config "$(config "${pretrain_config}")" --token_type "${token_type}" "${token_args[@]:2}" \
+        --config "$(config "${model_config}")" --token_type "${token_type}" "${token_args[@]:2}" \
         --feats_stats "${feats_stats}" --max_drop_fraction "${max_drop_fraction}" \
         --max_outside_fraction "${max_outside_fraction}" --nj "${nj}"
 done

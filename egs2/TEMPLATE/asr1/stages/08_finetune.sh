@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the method, or its control (--method none, plain fine-tuning)
 # scope: ${method}_${tag}
-# options: [method, pretrain_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, unlabelled_set]
+# options: [method, model_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, method_unlabelled, pseudo_text, init_part]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
 # inputs:
@@ -15,6 +15,9 @@
 # - ${dump}/${valid_set}/text
 # - ${stats_dir}/${train_data}/speech_shape
 # - ${stats_dir}/${valid_set}/speech_shape
+# - ${dump}/${method_unlabelled}/content ?
+# - ${stats_dir}/${method_unlabelled}/speech_shape
+# - ${pseudo_text}
 # outputs:
 # - ${train_exp}/config.yaml
 # - ${train_exp}/train_summary.json
@@ -29,17 +32,18 @@ fi
 run "${cpu_cmd}" "${pretrain_exp}/export.log" \
     python -m espnet_ext.bin.export_model --exp_dir "${pretrain_exp}" --nbest "${nbest}" --out_dir "${pretrain_exp}/export"
 
-if [ "${method}" = bilevel ]; then
-    set -- --unlabelled_data_dir "${dump}/${unlabelled_set}" --unlabelled_stats_dir "${stats_dir}/${unlabelled_set}" "$@"
+if [ -n "${method_unlabelled}" ]; then
+    set -- --unlabelled_data_dir "${dump}/${method_unlabelled}" --unlabelled_stats_dir "${stats_dir}/${method_unlabelled}" "$@"
 fi
+if [ -n "${pseudo_text}" ]; then set -- --pseudo_text "${pseudo_text}" "$@"; fi
 
 fresh "${finetune_exp}"
 run python -m espnet_ext.bin.merge_config --out "${finetune_exp}/train.yaml" \
-    "$(config "${pretrain_config}")" "$(config "${finetune_config}")"
+    "$(config "${model_config}")" "$(config "${finetune_config}")"
 run "${train_cmd}" --gpu "${ngpu}" "${finetune_exp}/train.log" \
     python -m espnet_ext.bin.asr_train --task "${task}" --config "${finetune_exp}/train.yaml" --output_dir "${finetune_exp}" \
     --ngpu "${ngpu}" --seed "${seed}" --resume "${resume}" "${token_args[@]}" "${input_args[@]}" \
     --train_data_dir "${dump}/${train_data}" --valid_data_dir "${dump}/${valid_set}" \
     --train_stats_dir "${stats_dir}/${train_data}" --valid_stats_dir "${stats_dir}/${valid_set}" \
     --normalize_conf "stats_file=${stats_dir}/${pretrain_data}/feats_stats.npz" \
-    --init_param "${pretrain_exp}/export/model.pth" "$@"
+    --init_param "${pretrain_exp}/export/model.pth${init_part}" "$@"

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # does: all test sets and the development set, in every way of --decode_configs; weights are tuned on the latter
 # scope: ${method}_${tag}
-# options: [pretrain_exp, finetune_exp, decode_configs, lm_exp, dump, valid_set, test_sets]
+# options: [start_exp, finetune_exp, decode_configs, lm_exp, dump, valid_set, test_sets]
 # uncounted: [ngpu, inference_nj, logdir, method, tag]
 # inputs:
 # - ${dump}/${valid_set}/content ?
 # - ${dump}/${test_sets}/content ?
-# - ${pretrain_exp}/export/model.pth
+# - ${start_exp}/export/model.pth
 # - ${finetune_exp}/export/model.pth ?
 # - ${finetune_exp}/peer*/export/model.pth ?
 # - ${lm_exp}/export/model.pth ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
 # outputs:
-# - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/text
-# - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
+# - ${start_exp}/decode_${decode_configs}/${valid_set}/text
+# - ${start_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
 # logs: ["${logdir}/10_tune_${method}_${tag}.*.log", "${logdir}/10_decode_${method}_${tag}.*.log"]
@@ -22,7 +22,7 @@
 
 # Weights that a configuration lists under `tune:`: those with the fewest errors on the development set.
 open_queue "${logdir}" "10_tune_${method}_${tag}"
-for exp in "${trained[@]}"; do
+for exp in "${decoded[@]}"; do
     # shellcheck disable=SC2086
     for name in $(unique ${decode_configs}); do
         if ! tuned "${name}" || ! has "${exp}/export/model.pth"; then continue; fi
@@ -33,7 +33,7 @@ done
 run_queue "${decode_cmd}" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"
 
 open_queue "${logdir}" "10_decode_${method}_${tag}"
-for exp in "${trained[@]}"; do
+for exp in "${decoded[@]}"; do
     if ! has "${exp}/export/model.pth"; then
         say "${exp} is not exported: left out"
         continue

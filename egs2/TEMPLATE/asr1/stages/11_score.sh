@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
 # does: word, character and sentence error rates, alignments
 # scope: ${method}_${tag}
-# options: [pretrain_exp, finetune_exp, ensemble, decode_configs, dump, valid_set, test_sets]
+# options: [start_exp, finetune_exp, ensemble, decode_configs, dump, valid_set, test_sets]
 # uncounted: [logdir, method, tag]
 # inputs:
-# - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/text
-# - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
+# - ${start_exp}/decode_${decode_configs}/${valid_set}/text
+# - ${start_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/text ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${finetune_exp}/peer*/decode_*/*/text ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
 # outputs:
-# - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/score/result.json
-# - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
+# - ${start_exp}/decode_${decode_configs}/${valid_set}/score/result.json
+# - ${start_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/score/result.json ?
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
 # logs: ["${logdir}/11_score_${method}_${tag}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
 open_queue "${logdir}" "11_score_${method}_${tag}"
-for exp in "${trained[@]}" ${ensemble:+"${finetune_exp}"}; do
+for exp in "${decoded[@]}" ${ensemble:+"${finetune_exp}"}; do
     # shellcheck disable=SC2086 # lists of names; valid_set may be one of the test sets
     for name in $(unique ${decode_configs}); do
         # shellcheck disable=SC2086
