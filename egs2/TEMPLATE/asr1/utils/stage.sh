@@ -176,8 +176,7 @@ peers_of() {
 mapfile -t trained < <(printf '%s\n' "${pretrain_exp:-}" ${train_exp:+"${train_exp}"} && peers_of "${train_exp:-}")
 # Those that recognise: a starting model that has heard no transcripts does not.
 # shellcheck disable=SC2034
-decoded=("${trained[@]}")
-if [ "${pretrain_task:-}" = self_supervised ]; then decoded=("${trained[@]:1}"); fi
+if [ "${pretrain_task:-}" = self_supervised ]; then decoded=("${trained[@]:1}"); else decoded=("${trained[@]}"); fi
 
 # Options that say what the tokens are, for collect_stats and for ESPnet tasks (which call every SentencePiece bpe).
 # shellcheck disable=SC2034  # used by the stages
