@@ -49,6 +49,8 @@ setup(
             "bilevel_transducer = espnet_ext.bilevel.task:BilevelTransducerTask",
             "lm_transfer = espnet_ext.lm_transfer.task:LMTransferTask",
             "lm_transfer_transducer = espnet_ext.lm_transfer.task:LMTransferTransducerTask",
+            "distillation = espnet_ext.distillation.task:DistillationTask",
+            "distillation_encoder = espnet_ext.distillation.encoder_task:EncoderTask",
             "mutual_learning = espnet_ext.mutual_learning.task:MutualLearningTask",
         ]
     },

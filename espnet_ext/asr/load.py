@@ -3,10 +3,14 @@
 import argparse
 from pathlib import Path
 
+import torch
 import yaml
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
+from espnet2.tasks.asr_transducer import ASRTransducerTask as ESPnetTransducerTask
 
 from espnet_ext.asr.model import ASRModel, adopt
+from espnet_ext.asr.transducer import TransducerModel
+from espnet_ext.asr.transducer import adopt as adopt_transducer
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.init_param import load_state
@@ -50,7 +54,21 @@ def check_keys(state: dict, expected: dict, source: str | Path) -> None:
         raise UserError(f"{source}: does not fit its configuration: {'; '.join(parts)}")
 
 
-def load_exported(model_dir: str | Path, device: str = "cpu", padding: str = "exact") -> ASRModel:
+def is_transducer(config: dict) -> bool:
+    """Whether a configuration is of ESPnet's stand-alone transducer: it alone has a joint network."""
+    return "joint_network_conf" in config
+
+
+def build_stock(config: dict) -> torch.nn.Module:
+    """ESPnet's own model of an exported configuration whose paths are resolved."""
+    # As ESPnet's own build_model_from_file: options that the file lacks are left to build_model's defaults.
+    task = ESPnetTransducerTask if is_transducer(config) else ESPnetASRTask
+    return task.build_model(argparse.Namespace(**{**config, "specaug": None}))
+
+
+def load_exported(
+    model_dir: str | Path, device: str = "cpu", padding: str = "exact"
+) -> ASRModel | TransducerModel:
     """Load an exported model (`config.yaml` and `model.pth` in one folder) for decoding.
 
     Args:
@@ -72,11 +90,11 @@ def load_exported(model_dir: str | Path, device: str = "cpu", padding: str = "ex
     resolved = dict(config)
     if stats is not None:
         resolved["normalize_conf"] = {**config["normalize_conf"], "stats_file": str(model_dir / stats)}
-    # As ESPnet's own build_model_from_file: options that the file lacks are left to build_model's defaults.
-    model = ESPnetASRTask.build_model(argparse.Namespace(**{**resolved, "specaug": None}))
+    model = build_stock(resolved)
     state = load_state(model_dir / "model.pth")
     check_keys(state, model.state_dict(), model_dir / "model.pth")
     model.load_state_dict(state)
-    model = adopt(model, padding).to(device).eval()
+    adopted = adopt_transducer(model, padding) if is_transducer(config) else adopt(model, padding)
+    model = adopted.to(device).eval()
     model.export_config = config
     return model

@@ -1,4 +1,4 @@
-"""The targets of a batch: stored embeddings that the loader reads, or teachers that hear the batch themselves.
+"""The targets of a batch: stored embeddings that the loader reads, or teachers that hear the batch.
 
 Legend: B batch, N samples, T frames, F size of a target, C codebooks.
 """

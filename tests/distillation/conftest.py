@@ -180,3 +180,120 @@ def write_set(tmp_path):
         return folder
 
     return write
+
+
+class NoiseTeacher:
+    """A teacher without a network: fixed random projections of the samples of each frame."""
+
+    rate, shift = 16000, 320
+
+    def __init__(self, size: int = 6, seed: int = 0, scale: float = 1.0):
+        draw = torch.Generator().manual_seed(seed)
+        self.size, self.module = size, torch.nn.Linear(1, 1)
+        self.matrix = scale * torch.randn(320, size, generator=draw)
+        self.identity, self.heard = {"kind": "noise", "seed": seed, "size": size}, 0
+
+    def frames(self, samples: int) -> int:
+        return (samples - 400) // 320 + 1
+
+    def embed(self, audio):
+        self.heard += len(audio)
+        found = []
+        for samples in audio:
+            frames = self.frames(len(samples))
+            rows = torch.from_numpy(np.asarray(samples[: 320 * frames])).view(frames, 320)
+            found.append(rows @ self.matrix)
+        return found
+
+
+@pytest.fixture
+def noise_teacher():
+    return NoiseTeacher
+
+
+#: Options of every training on the toy corpus.
+TRAINING = {
+    "frontend": "default",
+    "frontend_conf": FRONT["frontend_conf"],
+    "normalize": None,
+    "specaug": "specaug",
+    "specaug_conf": {
+        "apply_time_warp": False,
+        "freq_mask_width_range": [0, 5],
+        "time_mask_width_ratio_range": [0, 0.1],
+    },
+    "encoder_conf": transducer_config()["encoder_conf"],
+    "decoder": "rnn",
+    "decoder_conf": {"embed_size": 8, "hidden_size": 12, "dropout_rate": 0.1},
+    "joint_network_conf": {"joint_space_size": 10},
+    "model_conf": {"auxiliary_ctc_weight": 0.3},
+    "token_type": "char",
+    "max_epoch": 2,
+    "frames_per_step": 300,
+    "optim": "adamw",
+    "optim_conf": {"lr": 0.003},
+    "scheduler": "warmupdecay",
+    "scheduler_conf": {"warmup_steps": 3},
+    "log_interval": 100,
+    "num_workers": 0,
+    "keep_nbest_models": 2,
+}
+
+
+class Toy:
+    """A corpus of noise with transcripts, stores of its embeddings, and command lines."""
+
+    def __init__(self, folder, write_set):
+        draw = np.random.default_rng(0)
+        self.folder = folder
+        self.audio = {f"u{n:02d}": speech_like(draw, int(draw.integers(8000, 16000))) for n in range(12)}
+        self.text = {u: "".join(draw.choice(list("abcde"), int(draw.integers(2, 6)))) for u in self.audio}
+        self.data = write_set("corpus", self.audio, text=self.text)
+        further = {f"v{n}": speech_like(draw, int(draw.integers(8000, 16000))) for n in range(5)}
+        self.unlabelled = write_set("further", further)
+        for name, audio in (("stats", self.audio), ("further_stats", further)):
+            (folder / name).mkdir()
+            lines = "".join(f"{u} {len(audio[u])}\n" for u in sorted(audio))
+            (folder / name / "speech_shape").write_text(lines)
+        (folder / "stats" / "text_shape").write_text(
+            "".join(f"{u} {len(t)},9\n" for u, t in self.text.items())
+        )
+        (folder / "tokens.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+        self.teachers = {"one": NoiseTeacher(6, 1), "two": NoiseTeacher(10, 2, 30.0)}
+
+    def dump(self, storage: str = "fp16", place: str = "targets", **teachers):
+        """Write stores of all sets; returns their folder."""
+        from espnet_ext.distillation.dump import Dump, DumpOptions
+
+        for name, teacher in (teachers or self.teachers).items():
+            options = DumpOptions(640, 16000, storage=storage, shard_seconds=4.0, batch_seconds=2.0)
+            Dump(name, teacher, [self.data], [self.unlabelled], self.folder / place / name, options).run()
+        return self.folder / place
+
+    def command(self, experiment: str, *options: str, **changes) -> list[str]:
+        """Options of a training; changes are those of the YAML."""
+        import yaml
+
+        config = self.folder / f"{experiment}.yaml"
+        config.write_text(yaml.safe_dump(TRAINING | changes))
+        sets = [f"--{s}_data_dir={self.data}" for s in ("train", "valid")]
+        stats = [f"--{s}_stats_dir={self.folder / 'stats'}" for s in ("train", "valid")]
+        return [
+            f"--config={config}",
+            f"--output_dir={self.folder / experiment}",
+            f"--token_list={self.folder / 'tokens.txt'}",
+            *sets,
+            *stats,
+            *options,
+        ]
+
+    def args(self, task, *options: str, **changes):
+        """Parsed options, with a token list, as `_train` has them."""
+        args = task.get_parser().parse_args(self.command("args", *options, **changes))
+        args.token_list = list(TOKENS)
+        return args
+
+
+@pytest.fixture
+def toy(tmp_path, write_set):
+    return Toy(tmp_path, write_set)
