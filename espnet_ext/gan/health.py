@@ -14,6 +14,7 @@ def recogniser_figures(
     output: ASROutput,
     fake: torch.Tensor,
     scores: torch.Tensor,
+    pairs: int,
     joint: torch.Tensor,
     adversarial: torch.Tensor,
     denominator: float,
@@ -24,7 +25,8 @@ def recogniser_figures(
     Args:
         output: of the recogniser.
         fake: (B, U, V) its soft outputs.
-        scores: (B,) of the critic for them.
+        scores: (B,) of the critic for them, 0 for those that are left out.
+        pairs: how many are not.
         joint, adversarial: this micro-batch's shares of the two losses.
         denominator: what both were divided by.
         count: what of it belongs to this micro-batch: utterances, or labels with `loss_norm: token`.
@@ -38,7 +40,7 @@ def recogniser_figures(
     """
     figures: Figures = {
         "loss_adv": (adversarial.detach() * denominator, count),
-        "score": (scores.detach().sum(), len(scores)),
+        "score": (scores.detach().sum(), pairs),
         "peak": (fake.detach().amax(-1).sum(), output.labels),
     }
     for name, loss in (("grad_joint", joint), ("grad_adv", adversarial)):
@@ -48,11 +50,12 @@ def recogniser_figures(
     return figures
 
 
-def critic_figures(terms: CriticTerms, loss: torch.Tensor, utterances: float) -> Figures:
+def critic_figures(terms: CriticTerms, pairs: int, loss: torch.Tensor, utterances: float) -> Figures:
     """What the critic's turn looks like.
 
     Args:
         terms: of the pairs.
+        pairs: how many there are, without those that are left out.
         loss: their share of the critic's loss.
         utterances: what it was divided by.
 
@@ -60,11 +63,10 @@ def critic_figures(terms: CriticTerms, loss: torch.Tensor, utterances: float) ->
         means over the pairs: `critic_loss`; `critic_gap` transcripts' scores above soft outputs';
         `critic_distance`, the most that the gap can be with a slope of 1; `critic_slope`; `critic_penalty`.
     """
-    count = len(terms.real)
     return {
-        "critic_loss": (loss.detach() * utterances, count),
-        "critic_gap": ((terms.real - terms.fake).detach().sum(), count),
-        "critic_distance": (terms.distance.detach().sum(), count),
-        "critic_slope": (terms.slope.detach().sum(), count),
-        "critic_penalty": (terms.penalty.detach().sum(), count),
+        "critic_loss": (loss.detach() * utterances, pairs),
+        "critic_gap": ((terms.real - terms.fake).detach().sum(), pairs),
+        "critic_distance": (terms.distance.detach().sum(), pairs),
+        "critic_slope": (terms.slope.detach().sum(), pairs),
+        "critic_penalty": (terms.penalty.detach().sum(), pairs),
     }

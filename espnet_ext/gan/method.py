@@ -31,6 +31,7 @@ class SoftOutputs:
     fake: torch.Tensor  # (B, U, V) softmax in fp32, zero in padding
     targets: torch.Tensor  # (B, U) labels with <eos>, negative in padding
     lengths: torch.Tensor  # (B,) positions; 0 where the utterance is left to the joint loss
+    pairs: int  # utterances that are not
 
     def detached(self) -> "SoftOutputs":
         return replace(self, fake=self.fake.detach())
@@ -104,7 +105,7 @@ class GANMethod(JointMethod):
             figures = self.joint_figures(output, joint, micro)
             self._count(loss=figures["loss"])
             figures |= recogniser_figures(
-                output, soft.fake, scores, joint, adversarial, denominator, figures["loss"][1]
+                output, soft.fake, scores, soft.pairs, joint, adversarial, denominator, figures["loss"][1]
             )
             figures["lambda_d"] = (weight * len(scores), len(scores))
         return Loss(joint + adversarial, figures, soft.detached())
@@ -135,7 +136,7 @@ class GANMethod(JointMethod):
             )
             loss = terms.loss(self.options.lambda_d, self.options.lambda_gp, micro.totals.utterances)
         self._count(terms=terms)
-        return Loss(loss, critic_figures(terms, loss, micro.totals.utterances), soft)
+        return Loss(loss, critic_figures(terms, soft.pairs, loss, micro.totals.utterances), soft)
 
     def validate(self, micro: MicroBatch) -> Figures:
         """The joint figures, and how far apart the critic holds the two sides."""
@@ -148,7 +149,7 @@ class GANMethod(JointMethod):
                 soft.fake, soft.lengths
             )
             peak = soft.fake.amax(-1).sum()
-        return figures | {"critic_gap": (gap.sum(), len(gap)), "peak": (peak, output.labels)}
+        return figures | {"critic_gap": (gap.sum(), soft.pairs), "peak": (peak, output.labels)}
 
     def soft_outputs(self, output: ASROutput) -> SoftOutputs:
         """The decoder's distributions in fp32, with their gradient."""
@@ -157,8 +158,11 @@ class GANMethod(JointMethod):
         lengths = there.sum(1)
         fake = output.decoder_out.softmax(-1).masked_fill(~there[..., None], 0.0)
         shortest = max(self.options.min_length, self.critic.reach)
+        # Training data without a `min_length` were checked before; a look at the device would wait for it.
+        all_there = self.model.training and not self.options.min_length
+        pairs = len(lengths) if all_there else int((lengths >= shortest).sum())
         lengths = lengths.masked_fill(lengths < shortest, 0)
-        return SoftOutputs(fake, targets.masked_fill(~there, -1), lengths)
+        return SoftOutputs(fake, targets.masked_fill(~there, -1), lengths, pairs)
 
     def real_of(self, soft: SoftOutputs, micro: MicroBatch, purpose: str) -> torch.Tensor:
         """(B, U, V): the transcripts as the critic gets them, smoothed as the options say."""

@@ -289,12 +289,14 @@ def test_recipes_configurations_are_read(repo_root, recipe, name):
 
 
 def test_controls_are_the_methods_options(repo_root):
-    """Each control names a method and options that the training command knows."""
-    controls = yaml.safe_load((repo_root / "espnet_ext/gan/controls.yaml").read_text())
+    """Each system's arguments and configuration are ones that the training command knows."""
+    systems = yaml.safe_load((repo_root / "espnet_ext/gan/controls.yaml").read_text())
     known = {action.dest for action in GANTask.get_parser()._actions}
-    assert {"no_critic", "plain", "from_scratch"} == set(controls["controls"])
-    for run in (controls["method"], controls["paper"], *controls["controls"].values()):
-        assert run["options"]["method"] in ("gan", "none")
-        assert (repo_root / "egs2/synth/asr1" / run["options"]["finetune_config"]).is_file()
-        words = run["options"].get("finetune_args", "").split()
+    assert {"gan", "gan_paper"} == set(systems["systems"])
+    assert {"gan_no_critic", "gan_paper_no_critic", "none", "gan_from_scratch"} == set(systems["controls"])
+    for run in (*systems["systems"].values(), *systems["controls"].values()):
+        options = run.get("options", {})
+        if "finetune_config" in options:
+            assert (repo_root / "egs2/synth/asr1" / options["finetune_config"]).is_file()
+        words = options.get("finetune_args", "").split()
         assert {word[2:] for word in words if word.startswith("--")} <= known
