@@ -20,7 +20,7 @@ setup(
         "espnet==202511",
         "torch==2.11.0",
         "torchaudio==2.11.0",
-        "jiwer>=4.0",
+        "rapidfuzz>=3.9",
         "kaldialign>=0.9",
         "kaldiio>=2.18",
         "matplotlib>=3.8",
@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         "huggingface": ["transformers>=5.0", "safetensors>=0.4"],
-        "test": ["pytest>=8.0", "ruff>=0.12"],
+        "test": ["pytest>=8.0", "ruff>=0.12", "jiwer>=4.0"],
     },
     entry_points={
         "espnet_ext.tasks": [

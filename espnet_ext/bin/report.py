@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     text = render(found, provenance(), picture.name if drawn else None)
     atomic_write_text(args.out_dir / "RESULTS.md", text)
     print(text.split("\n## ", 1)[0])  # the table of word error rates
+    for problem in found.problems:
+        print(f"warning: {problem}", file=sys.stderr)
     print(
         f"{args.out_dir / 'RESULTS.md'}: {len(found.results)} results of {len(found.experiments)} experiments"
     )

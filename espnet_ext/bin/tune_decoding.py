@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from espnet_ext.decode.options import DecodeOptions, read_grid
 from espnet_ext.errors import UserError, main_guard
 from espnet_ext.files import atomic_write_text
 from espnet_ext.recipe.provenance import provenance
-from espnet_ext.score.errors import count_errors
-from espnet_ext.score.sets import normalise
+from espnet_ext.score.errors import total
+from espnet_ext.score.result import score
+from espnet_ext.score.sets import text_set
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -63,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = best(points)
     record = {
         "chosen": _values(chosen.options, names),
-        "by": "wer, then cer, then the order of the grid; in percent",
-        "grid": [{**_values(each.options, names), "wer": each.wer, "cer": each.cer} for each in points],
+        "by": f"{', then '.join(chosen.errors)}, then the order of the grid; in percent",
+        "grid": [{**_values(each.options, names), **each.errors} for each in points],
         "edges": _edges(chosen.options, grid, names),
         "data_dir": str(args.data_dir),
         "seconds": round(time.monotonic() - start, 1),
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     atomic_write_text(record_file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     text = f"# Chosen on {args.data_dir} by tune_decoding; every combination's errors: {record_file.name}\n"
     atomic_write_text(args.out, text + yaml.safe_dump(chosen.options.used(), sort_keys=False))
-    print(_message(args.out, record, chosen.wer), flush=True)
+    print(_message(args.out, record, chosen.errors), flush=True)
 
 
 def _basis(args: argparse.Namespace, grid: list[DecodeOptions]) -> dict:
@@ -117,18 +119,23 @@ def _edges(chosen: DecodeOptions, grid: list[DecodeOptions], names: list[str]) -
     return found
 
 
-def _errors(references, hypotheses) -> tuple[float | None, float | None]:
-    score = count_errors([normalise(each) for each in references], [normalise(each) for each in hypotheses])
-    return score.words.as_dict()["rate"], score.characters.as_dict()["rate"]
+def _errors(references, hypotheses) -> dict[str, float | None]:
+    """Rates as stage 11 counts them."""
+    sides = (dict(enumerate(side)) for side in (references, hypotheses))
+    texts = text_set(*sides, ("transcripts", "hypotheses"))
+    scored = score(texts)
+    names = {"wer": "word", "cer": "char"} if texts.unit == "word" else {"cer": "char", "wer": "word"}
+    return {name: total(scored.counts(unit)).as_dict()["rate"] for name, unit in names.items()}
 
 
-def _message(out: Path, record: dict, wer: float) -> str:
+def _message(out: Path, record: dict, errors: Mapping[str, float]) -> str:
     values = ", ".join(f"{name} {value:g}" for name, value in record["chosen"].items())
-    worst = max(point["wer"] for point in record["grid"])
+    name = next(iter(errors))
+    worst = max(point[name] for point in record["grid"])
     edges = f"; at the edge of its list: {', '.join(record['edges'])}" if record["edges"] else ""
     return (
-        f"{out}: {values}: WER {wer:.2f} % on {record['data_dir']}, the best of {len(record['grid'])} ways "
-        f"(the worst: {worst:.2f} %), in {record['seconds']:.0f} s{edges}"
+        f"{out}: {values}: {name.upper()} {errors[name]:.2f} % on {record['data_dir']}, the best of "
+        f"{len(record['grid'])} ways (the worst: {worst:.2f} %), in {record['seconds']:.0f} s{edges}"
     )
 
 

@@ -1,7 +1,7 @@
 """Decoding weights chosen on a development set: every combination of a small grid, the same for all systems.
 
-The encoder listens once for all combinations. The fewest word errors win, then the fewest character errors,
-then what comes first in the grid.
+The encoder listens once for all combinations. The fewest word errors win, then the fewest character errors
+(the other way round for languages without spaces), then what comes first in the grid.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +20,17 @@ from espnet_ext.progress import progress
 
 @dataclass(frozen=True)
 class Point:
-    """One combination, and the percentages of errors it makes."""
+    """One combination, and the errors it makes in percent, by name; what counts most comes first."""
 
     options: DecodeOptions
-    wer: float
-    cer: float
+    errors: Mapping[str, float]
 
 
 def tune(
     model_dir: Path | Sequence[Path],
     data_dir: Path,
     grid: Sequence[DecodeOptions],
-    errors: Callable[[Sequence[str], Sequence[str]], tuple[float | None, float | None]],
+    errors: Callable[[Sequence[str], Sequence[str]], Mapping[str, float | None]],
     *,
     lm_dir: Path | None = None,
     gpu: bool = False,
@@ -43,7 +42,7 @@ def tune(
         model_dir: an exported model, or several that decode together.
         data_dir: a dumped set with transcripts.
         grid: the combinations.
-        errors: from transcripts and hypotheses to word and character error rates in percent.
+        errors: from transcripts and hypotheses to a point's errors; None where there is nothing to count.
         lm_dir: a language model, for combinations that give it a weight.
         gpu: decode on a GPU.
         threads: CPU threads.
@@ -76,18 +75,18 @@ def tune(
     found = {utterance.name: [text.text(each[0].tokens) for each in ways] for utterance, ways in results}
     points = []
     for number, way in enumerate(grid):
-        wer, cer = errors([references[name] for name in found], [texts[number] for texts in found.values()])
-        if wer is None or cer is None:
+        rates = errors([references[name] for name in found], [texts[number] for texts in found.values()])
+        if None in rates.values():
             raise UserError(
                 f"{data_dir / 'text'}: its transcripts hold no words: nothing can be chosen by them"
             )
-        points.append(Point(way, wer, cer))
+        points.append(Point(way, rates))
     return points
 
 
 def best(points: Sequence[Point]) -> Point:
-    """The point of fewest word errors; see the module's page."""
-    return min(points, key=lambda point: (point.wer, point.cer))
+    """The point of fewest errors; see the module's page."""
+    return min(points, key=lambda point: tuple(point.errors.values()))
 
 
 def _references(data_dir: Path, names: Sequence[str]) -> Mapping[str, str]:

@@ -1,16 +1,22 @@
 """Gathering what the stages left: experiments, their results, and the commands that made them.
 
-Nothing is computed here. What a stage should have left and did not is None, and is called missing in the
-report.
+Nothing is trained, decoded or scored here. What a stage should have left and did not is None, and is called
+missing in the report; a file that is there and cannot be used becomes a problem, which the report names while
+it is built from the rest.
 """
 
 import csv
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_ext.errors import UserError
+from espnet_ext.score import utterances
+from espnet_ext.score.utterances import Utterances
+
+_SEED = re.compile(r"(.+)_seed(\d+)\Z")
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Result:
         score: contents of ``score/result.json``, None where the set was decoded and not scored.
         decode: contents of ``decode.json``, None where it is missing.
         outdated: the experiment's exported model is another one now than the one that was decoded with.
+        utterances: texts and errors of every utterance, None where they are missing.
     """
 
     experiment: str
@@ -31,7 +38,13 @@ class Result:
     dataset: str
     score: dict | None
     decode: dict | None
-    outdated: bool
+    outdated: bool = False
+    utterances: Utterances | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return "/".join(filter(None, (self.experiment, self.decoding, self.dataset)))
 
 
 @dataclass(frozen=True)
@@ -46,88 +59,141 @@ class Experiment:
     """
 
     name: str
-    summary: dict | None
-    export: dict | None
+    summary: dict | None = None
+    export: dict | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def system(self) -> str:
+        """What it is a training of: its name without the seed."""
+        return split_seed(self.name)[0]
 
-@dataclass(frozen=True)
+
+@dataclass
 class Collection:
     """All there is to report."""
 
-    experiments: list[Experiment]
-    results: list[Result]
-    stages: list[dict]  # the driver's records, in the order of the stages
+    experiments: list[Experiment] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    stages: list[dict] = field(default_factory=list)  # the driver's records, in the order of the stages
+    problems: list[str] = field(default_factory=list)  # what could not be used, in words
+
+    def add(self, other: "Collection") -> None:
+        """Take in another collection."""
+        self.experiments += other.experiments
+        self.results += other.results
+        self.stages += other.stages
+        self.problems += other.problems
+
+
+def split_seed(name: str) -> tuple[str, str]:
+    """System and seed of an experiment's name.
+
+    >>> split_seed("gan_no_critic_seed2"), split_seed("asr_train_conformer")
+    (('gan_no_critic', '2'), ('asr_train_conformer', ''))
+    """
+    match = _SEED.match(name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def collect(expdir: Path) -> Collection:
     """Read an experiment directory.
 
     Raises:
-        UserError: it does not exist, holds no experiment, or a file in it is damaged.
+        UserError: it does not exist, or holds no experiment.
     """
     if not expdir.is_dir():
         raise UserError(
             f"{expdir}: no such folder; experiments are made by stages 6 (pretrain) and 8 (finetune)"
         )
-    folders = [each for each in sorted(expdir.iterdir()) if _is_experiment(each)]
+    folders = [each for each in sorted(expdir.iterdir()) if is_experiment(each)]
     if not folders:
         raise UserError(
             f"{expdir}: no experiment in it (a folder with config.yaml or decode_*); run stages 6 to 11"
         )
-    return Collection(
-        experiments=[_experiment(folder) for folder in folders],
-        results=[result for folder in folders for result in _results(folder)],
-        stages=[_json(path) for path in sorted((expdir / ".stages").glob("*.json"))],
-    )
+    found = Collection()
+    for folder in folders:
+        found.add(collect_experiment(folder))
+    for path in sorted((expdir / ".stages").glob("*.json")):
+        record = _json(path, found.problems)
+        if record is not None:
+            found.stages.append(record)
+    return found
 
 
-def _is_experiment(folder: Path) -> bool:
+def is_experiment(folder: Path) -> bool:
+    """Whether a folder is one of this project's experiments (not of `.old` or of temporary ones)."""
+    if not folder.is_dir() or folder.name.startswith("."):
+        return False
     trained = (folder / "config.yaml").exists() or (folder / "train_summary.json").exists()
-    return folder.is_dir() and (trained or any(folder.glob("decode_*")))
+    return trained or any(folder.glob("decode_*"))
 
 
-def _experiment(folder: Path) -> Experiment:
-    return Experiment(
+def collect_experiment(folder: Path) -> Collection:
+    """Read one experiment of this project."""
+    problems: list[str] = []
+    experiment = Experiment(
         folder.name,
-        _json(folder / "train_summary.json"),
-        _json(folder / "export" / "export.json"),
-        _history(folder / "history.csv"),
+        _json(folder / "train_summary.json", problems),
+        _json(folder / "export" / "export.json", problems),
+        read_history(folder / "history.csv", problems),
     )
+    return Collection([experiment], _results(folder, problems), [], problems)
 
 
-def _results(folder: Path) -> list[Result]:
+def _results(folder: Path, problems: list[str]) -> list[Result]:
     found = []
     model = folder / "export" / "model.pth"
     digest = hashlib.sha256(model.read_bytes()).hexdigest() if model.exists() else None
     for path in sorted(folder.glob("decode_*/*")):
-        score, decode = _json(path / "score" / "result.json"), _json(path / "decode.json")
-        if score is None and decode is None:
+        if not path.is_dir():
             continue
-        outdated = None not in (digest, decode) and decode["model_sha256"] != digest
-        found.append(
-            Result(folder.name, path.parent.name.removeprefix("decode_"), path.name, score, decode, outdated)
-        )
+        score, decode = _json(path / "score" / "result.json", problems), _json(path / "decode.json", problems)
+        if score is None and decode is None:
+            if not (path / "score" / "result.json").exists():
+                problems.append(f"{path}: the decoding has not finished (no decode.json); run stage 10 again")
+            continue
+        texts = path / "score" / utterances.NAME
+        each = None
+        if score is None:
+            problems.append(f"{path}: decoded and not scored; run stage 11 (score)")
+        else:
+            try:
+                each = utterances.read(texts)
+            except UserError as error:
+                problems.append(
+                    f"{error}" if texts.exists() else f"{texts}: missing; run stage 11 (score) again"
+                )
+        outdated = None not in (digest, decode) and decode.get("model_sha256") != digest
+        tag = path.parent.name.removeprefix("decode_")
+        found.append(Result(folder.name, tag, path.name, score, decode, outdated, each))
     return found
 
 
-def _json(path: Path) -> dict | None:
+def _json(path: Path, problems: list[str]) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run the stage that writes it again") from None
+        problems.append(f"{path}: not JSON ({error}); run the stage that writes it again")
+        return None
+    if not isinstance(found, dict):
+        problems.append(f"{path}: expected a mapping; run the stage that writes it again")
+        return None
+    return found
 
 
-def _history(path: Path) -> list[dict[str, float]]:
+def read_history(path: Path, problems: list[str]) -> list[dict[str, float]]:
+    """Rows of a training's ``history.csv`` up to the first that is damaged; none where there is no file."""
     if not path.exists():
         return []
     rows = []
-    with open(path, encoding="utf-8", newline="") as handle:
+    with open(path, encoding="utf-8", newline="", errors="replace") as handle:
         for number, row in enumerate(csv.DictReader(handle), 2):
             try:
                 rows.append({name: float(value) for name, value in row.items() if value})
             except (TypeError, ValueError):
-                raise UserError(f"{path}:{number}: expected a number in every column, found {row}") from None
+                problems.append(f"{path}:{number}: expected a number in every column, found {row}")
+                break
     return rows

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from espnet_ext.report.collect import Collection, Experiment, Result
-from espnet_ext.report.table import MISSING, duration, table
+from espnet_ext.report.table import MISSING, duration, escape, table
 
 #: Stands behind a figure that belongs to an older model than the one that is exported now.
 OUTDATED = "(!)"
@@ -17,7 +17,8 @@ def render(found: Collection, provenance: dict, curves: str | None) -> str:
         provenance: of the report itself (:func:`espnet_ext.recipe.provenance.provenance`).
         curves: file name of the picture of learning curves, None if there is none.
     """
-    parts = ["# Results", *_rates(found), *_details(found), *_experiments(found), *_curves(curves)]
+    parts = ["# Results", *_rates(found), *_problems(found), *_details(found), *_experiments(found)]
+    parts += _curves(curves)
     parts += [*_commands(found), *_versions(found, provenance)]
     return "\n\n".join(parts) + "\n"
 
@@ -37,6 +38,12 @@ def _rates(found: Collection) -> Iterator[str]:
     yield table(["experiment", "decoding", *sets], rows, 2)
     if any(result.outdated for result in scored):
         yield f"{OUTDATED} decoded with another model than the one exported now: run stages 10 to 12 again."
+
+
+def _problems(found: Collection) -> Iterator[str]:
+    if found.problems:
+        yield "## What is missing"
+        yield "\n".join(f"- {escape(problem)}" for problem in found.problems)
 
 
 def _wer(result: Result | None) -> str | None:

@@ -1,0 +1,124 @@
+"""Experiments that this project did not make: ESPnet's folders, and plain pairs of references and hypotheses.
+
+ESPnet leaves ``<exp>/<inference tag>/<set>/`` (or ``.../org/<set>/``) with ``score_wer/{ref,hyp}.trn`` where
+it was scored, and ``text`` where it was decoded. They are scored here, in memory, as stage 11 would.
+"""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from espnet_ext.errors import UserError
+from espnet_ext.report.collect import Collection, Experiment, Result, collect_experiment, read_history
+from espnet_ext.score.foreign import read_sides, read_text, read_trn, trn_speaker
+from espnet_ext.score.result import result, score
+from espnet_ext.score.sets import TextSet, text_set, utt2spk_beside
+
+_SKIPPED = {"export", "logdir", "score", "tensorboard", "images"}
+
+
+class Scoring:
+    """How texts are compared that were not scored before."""
+
+    def __init__(self, normalisation: str = "space", unit: str = "auto", data_dirs: Iterable[Path] = ()):
+        """``data_dirs``: where ``<set>/text`` is looked for, the references of sets that have none beside."""
+        self.normalisation, self.unit, self.data_dirs = normalisation, unit, list(data_dirs)
+
+    def texts(self, references, hypotheses, files, speakers) -> TextSet:
+        return text_set(references, hypotheses, files, speakers, self.normalisation, self.unit)
+
+
+def collect_folder(folder: Path, scoring: Scoring) -> Collection:
+    """One experiment folder, of this project or of ESPnet.
+
+    Raises:
+        UserError: it does not exist, or nothing in it was decoded.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such experiment folder")
+    found = collect_experiment(folder)
+    if any(each.score for each in found.results):
+        return found
+    problems: list[str] = []
+    results = [*_espnet(folder, scoring, problems)]
+    if not results and not problems:
+        problems = found.problems or [
+            f"{folder}: nothing decoded in it: expected <decoding>/<set>/score_wer/hyp.trn or "
+            "<decoding>/<set>/text"
+        ]
+    about = found.experiments[0]
+    history = about.history or read_history(folder / "history.csv", [])
+    return Collection([Experiment(folder.name, about.summary, about.export, history)], results, [], problems)
+
+
+def _espnet(folder: Path, scoring: Scoring, problems: list[str]) -> Iterable[Result]:
+    for path in _decoded(folder):
+        parts = path.relative_to(folder).parts
+        decoding, dataset = parts[0].removeprefix("decode_"), "/".join(parts[1:])
+        try:
+            scored = path / "score_wer"
+            if (scored / "hyp.trn").exists() and (scored / "ref.trn").exists():
+                texts = _from_trn(scored, scoring)
+            else:
+                texts = _from_text(path, folder, dataset, scoring)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        yield _result(folder.name, decoding, dataset, texts, path / "text")
+
+
+def _decoded(folder: Path) -> list[Path]:
+    found = []
+    for depth in ("*/*", "*/*/*"):
+        for path in sorted(folder.glob(depth)):
+            if path.is_dir() and not _SKIPPED & set(path.relative_to(folder).parts):
+                if (path / "text").is_file() or (path / "score_wer" / "hyp.trn").is_file():
+                    found.append(path)
+    return found
+
+
+def _from_trn(scored: Path, scoring: Scoring) -> TextSet:
+    files = str(scored / "ref.trn"), str(scored / "hyp.trn")
+    references, hypotheses = (read_trn(file) for file in files)
+    speakers = {name: trn_speaker(name) for name in references}
+    return scoring.texts(references, hypotheses, files, speakers)
+
+
+def _from_text(path: Path, folder: Path, dataset: str, scoring: Scoring) -> TextSet:
+    name = dataset.rsplit("/", 1)[-1]
+    # An ESPnet recipe has exp/ beside dump/raw/ and data/.
+    recipe = folder.resolve().parents[1] if len(folder.resolve().parents) > 1 else folder
+    places = [*scoring.data_dirs, *(recipe / each for each in ("dump/raw", "dump/raw/org", "data"))]
+    for place in places:
+        reference = place / name / "text"
+        if reference.is_file():
+            beside = utt2spk_beside(reference)
+            speakers = read_text(beside) if beside else None
+            files = str(reference), str(path / "text")
+            return scoring.texts(read_text(reference), read_text(path / "text"), files, speakers)
+    raise UserError(
+        f"{path}: not scored, and no references for the set {name}: looked for {name}/text in "
+        f"{', '.join(map(str, places))}; name the folder of the sets with --data_dir"
+    )
+
+
+def collect_pair(ref: Path, hyp: Path, scoring: Scoring) -> Collection:
+    """A plain pair of files; the system has the hypotheses' name, the set that of the references.
+
+    Raises:
+        UserError: they are malformed or do not belong together.
+    """
+    references, hypotheses, speakers, ids = read_sides(ref, hyp)
+    texts = scoring.texts(references, hypotheses, (str(ref), str(hyp)), speakers)
+    found = _result(hyp.stem, "", ref.stem, texts, hyp, [f"{hyp}: {ids}"])
+    return Collection([Experiment(hyp.stem)], [found])
+
+
+def _result(
+    experiment: str, decoding: str, dataset: str, texts: TextSet, hyp: Path, notes: list[str] | None = None
+) -> Result:
+    scored = score(texts)
+    about = result(scored, texts)
+    about["notes"] += notes or []
+    about |= {"ref": None, "hyp": str(hyp), "versions": {"kaldialign": version("kaldialign")}}
+    return Result(experiment, decoding, dataset, about, None, utterances=scored)
