@@ -96,5 +96,8 @@ def load_exported(
     model.load_state_dict(state)
     adopted = adopt_transducer(model, padding) if is_transducer(config) else adopt(model, padding)
     model = adopted.to(device).eval()
+    if config.get("streaming_chunk"):
+        # Decoded as it streams: nothing beyond a frame's chunk is heard.
+        model.encoder.evaluation_chunk = int(config["streaming_chunk"])
     model.export_config = config
     return model

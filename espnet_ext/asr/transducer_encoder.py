@@ -21,6 +21,10 @@ from espnet2.asr_transducer.utils import check_short_utt, make_chunk_mask, make_
 from espnet_ext.errors import UserError
 
 
+class TooShort(UserError):
+    """An utterance of which subsampling leaves nothing."""
+
+
 class ExactConvInput(ConvInput):
     """Convolutional subsampling with the mask of the frames that are really there."""
 
@@ -78,7 +82,7 @@ class ExactEncoder(Encoder):
         """Encode (B, T, D) of lengths (B,) to (B, T', D') of lengths (B,).
 
         Raises:
-            UserError: an utterance of which subsampling leaves nothing.
+            TooShort: an utterance of which subsampling leaves nothing.
         """
         x, mask = self._subsample(x, x_len)
         x = self.encoders(x, self.pos_enc(x), mask, chunk_mask=self._chunk_mask(x.size(1), x.device))
@@ -91,7 +95,7 @@ class ExactEncoder(Encoder):
             lengths = mask.logical_not().sum(1)
             if int(lengths.min()) > 0:
                 return x[:, : int(lengths.max())], mask[:, : int(lengths.max())]
-        raise UserError(
+        raise TooShort(
             f"an utterance of {int(x_len.min())} frames is too short for subsampling by "
             f"{self.embed.subsampling_factor}; raise --min_wav_duration (stage 3)"
         )

@@ -1,14 +1,16 @@
 """Train a recogniser: `asr_train [--task NAME] OPTIONS`, the options being ESPnet's and the task's own.
 
 NAME is a task of the entry-point group `espnet_ext.tasks`; `asr`, the default, is plain supervised training
-of a joint CTC/attention recogniser. `asr_train --task NAME --help` lists its options.
+of a joint CTC/attention recogniser. `asr_train --task NAME --help` lists its options. The model follows from
+the configuration: with that of a transducer, `asr` stands for `transducer`, and a method for its task of the
+name `<method>_transducer`.
 """
 
 import argparse
 import sys
 
 from espnet_ext.errors import main_guard
-from espnet_ext.registry import load_task
+from espnet_ext.registry import load_task, task_names
 from espnet_ext.train.allocator import keep_freed_memory
 from espnet_ext.train.signals import StopRequest
 
@@ -21,7 +23,18 @@ def main(cmd: list[str] | None = None) -> int:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--task", default="asr")
         chosen, rest = parser.parse_known_args(cmd)
-        return load_task(chosen.task).main(cmd=rest, stop=stop)
+        return load_task(task_of(chosen.task, rest)).main(cmd=rest, stop=stop)
+
+
+def task_of(name: str, cmd: list[str]) -> str:
+    """The task that trains the model of `--config`."""
+    variant = "transducer" if name == "asr" else f"{name}_transducer"
+    if variant in task_names():
+        from espnet_ext.asr.transducer_task import describes_transducer
+
+        if describes_transducer(cmd):
+            return variant
+    return name
 
 
 if __name__ == "__main__":

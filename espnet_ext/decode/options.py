@@ -24,6 +24,8 @@ METHODS = {
     ),
     "attention_greedy": ("maxlenratio", "minlenratio"),
     "ctc_greedy": (),
+    "transducer": ("beam_size", "maxlenratio", "nbest"),
+    "transducer_greedy": ("maxlenratio",),
 }
 #: Options that a ``tune:`` mapping may list values of.
 TUNABLE = ("ctc_weight", "lm_weight", "penalty")
@@ -34,7 +36,9 @@ class DecodeOptions:
     """Options of decoding; names and meanings are ESPnet's where ESPnet has them.
 
     Attributes:
-        method: ``joint`` (beam search with CTC and attention), ``attention_greedy`` or ``ctc_greedy``.
+        method: ``joint`` (beam search with CTC and attention), ``attention_greedy`` or ``ctc_greedy``; of a
+            stand-alone transducer ``transducer`` (beam search), ``transducer_greedy`` or ``ctc_greedy`` (its
+            auxiliary CTC).
         beam_size: hypotheses kept at every step.
         ctc_weight: share of CTC in the score, 0 (attention only) to 1 (CTC only).
         lm_weight: factor of a language model's log-probability in the score; 0: none is asked.

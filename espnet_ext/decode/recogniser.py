@@ -4,12 +4,14 @@ B: utterances, T: frames, D: features.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ext.decode.attention_greedy import attention_greedy
@@ -19,6 +21,7 @@ from espnet_ext.decode.cached_lm import cached_lm
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.options import DecodeOptions
+from espnet_ext.decode.transducer import check_transducer, encode_transducer, search_transducer
 from espnet_ext.errors import UserError
 
 
@@ -37,9 +40,18 @@ class Recogniser:
     def __init__(self, model: ESPnetASRModel, options: DecodeOptions, lm: torch.nn.Module | None = None):
         self.model, self.options, self.lm = model, options, lm
         self.device = next(model.parameters()).device
+        self.transducer = isinstance(model, ESPnetASRTransducerModel)
+        if self.transducer:
+            check_transducer(model, options)
+            return
         if getattr(model, "use_transducer_decoder", False):
             raise UserError(
                 "this model is a transducer; the searches here are for CTC and attention decoders"
+            )
+        if options.method.startswith("transducer"):
+            raise UserError(
+                f"method {options.method} is for stand-alone transducers, and this model is none; use "
+                "`method: joint`, attention_greedy or ctc_greedy"
             )
         joint = options.method == "joint"
         if model.ctc is None and (options.method == "ctc_greedy" or joint and options.ctc_weight > 0):
@@ -96,7 +108,8 @@ class Recogniser:
             [torch.from_numpy(each) for each in inputs], batch_first=True
         )
         try:
-            memory, lens = self.model.encode(padded.to(self.device), lengths.to(self.device))
+            encode = partial(encode_transducer, self.model) if self.transducer else self.model.encode
+            memory, lens = encode(padded.to(self.device), lengths.to(self.device))
         except TooShortUttError:  # raised only where all are too short: the padded length counts
             return [[[Hypothesis((), 0.0)] for _ in inputs] for _ in ways]
         if isinstance(memory, tuple):  # with the outputs of intermediate CTC layers
@@ -120,6 +133,8 @@ class Recogniser:
     ) -> list[list[Hypothesis]]:
         """Hypotheses from encoder outputs (B, T, D) and lengths (B,)."""
         model = self.model
+        if self.transducer:
+            return search_transducer(model, memory, lens, options)
         if options.method == "ctc_greedy":
             found = ctc_greedy(model.ctc.log_softmax(memory), lens, model.blank_id)
             return [[hypothesis] for hypothesis in found]

@@ -10,7 +10,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet_ext.asr.model import ASRModel
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer import TransducerModel
-from espnet_ext.asr.transducer_task import TransducerTask, describes_transducer
+from espnet_ext.asr.transducer_task import TransducerTask
 from espnet_ext.errors import UserError
 from espnet_ext.lm_transfer.attention import AttentionTransfer
 from espnet_ext.lm_transfer.dump import tokenizer_identity
@@ -71,13 +71,7 @@ def build_head(args: argparse.Namespace, size: int, targets: Targets, kind: str,
 
 
 class LMTransferTask(ASRTask):
-    """ASRTask whose decoder also predicts the LM's embeddings; a transducer's YAML goes to its own task."""
-
-    @classmethod
-    def main(cls, args: argparse.Namespace | None = None, cmd: list[str] | None = None, **options) -> int:
-        """As ASRTask's."""
-        task = LMTransferTransducerTask if args is None and describes_transducer(cmd) else super()
-        return task.main(args, cmd, **options)
+    """ASRTask whose decoder also predicts the LM's embeddings."""
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):

@@ -18,6 +18,7 @@ token_list init input_size ctc_conf joint_net_conf use_preprocessor token_type b
 cleaner g2p frontend frontend_conf normalize normalize_conf model model_conf preencoder preencoder_conf
 encoder encoder_conf
 postencoder postencoder_conf decoder decoder_conf joint_network_conf preprocessor preprocessor_conf
+streaming_chunk
 """.split()
 
 #: Largest difference between the outputs of the trained model and of the export, as a part of their scale.

@@ -10,8 +10,9 @@ import torch
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer_task import TransducerTask
 from espnet_ext.bin import lm_targets, lm_train
+from espnet_ext.bin.asr_train import task_of
 from espnet_ext.errors import UserError
-from espnet_ext.lm_transfer.task import LMTransferTask
+from espnet_ext.registry import load_task
 
 
 @pytest.fixture
@@ -63,6 +64,11 @@ def dump(tmp_path):
         )
 
     return run
+
+
+def transfer(cmd: list[str]) -> int:
+    """What `asr_train --task lm_transfer` does: the task follows from the model of the configuration."""
+    return load_task(task_of("lm_transfer", cmd)).main(cmd=cmd)
 
 
 def figures(folder) -> list[dict[str, float]]:
@@ -121,7 +127,7 @@ def test_both_tasks_train(toy_training, dump, bert_folder, tmp_path, kind):
     assert dump(bert_folder) == 0
     targets = f"--lm_targets={tmp_path / 'targets'}"
     options = ["--lm_transfer_conf", "weight=1.0", "--max_epoch", "4"]
-    assert LMTransferTask.main(cmd=toy_training(kind, "exp", targets, *options)) == 0
+    assert transfer(toy_training(kind, "exp", targets, *options)) == 0
     rows = figures(tmp_path / "exp")
     assert rows[-1]["train_lm_distance"] < rows[0]["train_lm_distance"]
     assert {"valid_lm_r2", "train_lm_weight", "valid_loss"} <= set(rows[0])
@@ -141,7 +147,7 @@ def test_exported_model_is_plain(toy_training, dump, bert_folder, tmp_path):
     from espnet_ext.train.export import export
 
     dump(bert_folder)
-    LMTransferTask.main(cmd=toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
+    transfer(toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
     epochs = export(tmp_path / "exp", tmp_path / "exported", 1)
     trained = torch.load(tmp_path / "exp" / f"{epochs[0]}epoch.pth")
     exported = torch.load(tmp_path / "exported" / "model.pth")
@@ -154,7 +160,7 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_end(toy_training, dum
     dump(bert_folder)
     targets = f"--lm_targets={tmp_path / 'targets'}"
     options = [targets, "--lm_transfer_conf", "warmup=5", "--checkpoint_steps", "1"]
-    LMTransferTask.main(cmd=toy_training("transducer", "whole", *options))
+    transfer(toy_training("transducer", "whole", *options))
     states = [torch.load(tmp_path / "whole" / "checkpoint.pth")["modules"]]
 
     from espnet_ext.train import trainer
@@ -173,10 +179,10 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_end(toy_training, dum
     trainer.Trainer._step = dying
     try:
         with pytest.raises(Killed):
-            LMTransferTask.main(cmd=toy_training("transducer", "cut", *options))
+            transfer(toy_training("transducer", "cut", *options))
     finally:
         trainer.Trainer._step = step
-    LMTransferTask.main(cmd=toy_training("transducer", "cut", *options))
+    transfer(toy_training("transducer", "cut", *options))
     states.append(torch.load(tmp_path / "cut" / "checkpoint.pth")["modules"])
     for module in ("model", "head"):
         for name, value in states[0][module].items():
@@ -203,7 +209,7 @@ def test_wrong_options(toy_training, dump, bert_folder, tmp_path, kind, options,
         dump(bert_folder)
     options = [o.replace("=T", f"={tmp_path / 'targets'}") for o in options]
     with pytest.raises(UserError, match=message):
-        LMTransferTask.main(cmd=toy_training(kind, "exp", *options))
+        transfer(toy_training(kind, "exp", *options))
     assert not list(tmp_path.glob("exp/*epoch.pth"))
 
 
@@ -217,12 +223,12 @@ def test_stale_targets(toy_training, dump, bert_folder, tmp_path):
     whole = text.read_text()
     text.write_text(whole.replace("utt03 ", "utt03 a"))
     with pytest.raises(UserError, match="no targets of 1 of 12 utterances, the first is 'utt03'"):
-        LMTransferTask.main(cmd=toy_training("attention", "exp", options))
+        transfer(toy_training("attention", "exp", options))
     text.write_text(whole)
     tokens = (tmp_path / "tokens.txt").read_text()
     (tmp_path / "tokens.txt").write_text(tokens.replace("<sos/eos>", "f\n<sos/eos>"))
     with pytest.raises(UserError, match="of another token list or SentencePiece model"):
-        LMTransferTask.main(cmd=toy_training("attention", "exp", options))
+        transfer(toy_training("attention", "exp", options))
 
 
 def test_a_decoder_without_states_is_refused(toy_training, dump, bert_folder, tmp_path):
@@ -231,7 +237,7 @@ def test_a_decoder_without_states_is_refused(toy_training, dump, bert_folder, tm
     with pytest.raises(
         UserError, match="states of a Transformer decoder, and the model has no attention branch"
     ):
-        LMTransferTask.main(cmd=toy_training("attention", "exp", *options))
+        transfer(toy_training("attention", "exp", *options))
 
 
 def test_dump_says_what_is_wrong(toy_training, dump, tmp_path, capsys):
@@ -245,7 +251,7 @@ def test_dump_says_what_is_wrong(toy_training, dump, tmp_path, capsys):
 def test_summary_counts_the_recogniser_alone(toy_training, dump, bert_folder, tmp_path):
     """Parameters of the head are no part of the model's size."""
     dump(bert_folder)
-    LMTransferTask.main(cmd=toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
+    transfer(toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
     ASRTask.main(cmd=toy_training("attention", "control"))
     ours, theirs = (
         json.loads((tmp_path / name / "train_summary.json").read_text()) for name in ("exp", "control")
