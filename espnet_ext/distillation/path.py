@@ -1,6 +1,6 @@
 """Distillation along one alignment of a transducer teacher (Yang, Li, Woodland 2022, arXiv 2110.03334).
 
-    L = -(1/N) Σ over utterances, nodes (t, u) of the path and tokens k of P_teacher(k|t,u) log P_student(k|t,u)
+    L = -(1/N) Σ over utterances, nodes (t, u) of the path, tokens k: P_teacher(k|t,u) log P_student(k|t,u)
 
 The path only ever takes a blank or the transcript's next label, so that student and teacher have the same
 history at every node. It begins at (0, 0), no blank leaves the last frame before the last label is out, and
@@ -64,7 +64,7 @@ def best_emissions(model: TransducerModel, output: TransducerOutput) -> torch.Te
     def collect(nodes: JointNodes) -> torch.Tensor:
         path = best_path(*nodes.arcs(), nodes.frames, nodes.labels)
         found[nodes.rows, : path.size(1)] = path
-        return nodes.hidden.new_zeros(())
+        return 0.0 * nodes.hidden.sum()
 
     model.lattice_loss(output, collect)
     return found

@@ -20,7 +20,7 @@ _SHARED = ("frontend", "frontend_conf", "normalize", "encoder_conf", "input_size
 
 @dataclass(frozen=True)
 class TakenOver:
-    """Names of what came from stage 1, and of what is as initialised."""
+    """Names of what came from stage 1, and of the parameters that are as initialised."""
 
     loaded: list[str]
     fresh: list[str]
@@ -66,7 +66,7 @@ def take_over(
         check_keys(projections, heads.state_dict(), folder / "head")
         heads.load_state_dict(projections)
         loaded += sorted(f"head.{name}" for name in projections)
-    return TakenOver(loaded, sorted(set(model.state_dict()) - set(encoder)))
+    return TakenOver(loaded, sorted({name for name, _ in model.named_parameters()} - set(encoder)))
 
 
 def _best(folder: Path, nbest: int) -> dict[str, torch.Tensor]:

@@ -209,7 +209,7 @@ def test_codes():
 
 
 def test_average_and_concat():
-    """Both are fixed maps: of unit variance, of the axes with most variance, whatever the teachers' scales."""
+    """Both are fixed maps, of unit variance, of the axes with most of it, whatever the teachers' scales."""
     draw = np.random.default_rng(0)
     hidden = draw.normal(0, 1, (4000, 3))
     data = {
@@ -245,7 +245,7 @@ def test_random_teacher():
 
 
 def test_random_teacher_in_the_loader(toy):
-    """Over the passes an utterance gets each teacher's embedding, reduced to one size; nothing else is read."""
+    """Over the passes an utterance gets each teacher's embedding, reduced to one size."""
     method, streams, _ = build(toy, toy.dump(), BOTH | {"rule": "random", "size": 4})
     data = streams["labelled"].data
     order = [("u03",)] * 30

@@ -164,8 +164,9 @@ def test_gradient_at_a_small_weight(toy, path_teacher):
     for name, control in found[0.0].items():
         own = found[1.0][name] - control
         difference = found[1e-3][name] - control
-        assert (difference - 1e-3 * own).abs().max() <= 1e-6 * max(1.0, float(control.abs().max()))
-        moved += float(own.abs().max()) > 1e-3
+        # Gradients are sums of fp32 numbers as large as the control's.
+        assert (difference - 1e-3 * own).abs().max() <= 3e-6 * max(1.0, float(control.abs().max()))
+        moved += float(own.abs().max()) > 3e-2
     assert moved > 20
 
 
