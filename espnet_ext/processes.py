@@ -4,8 +4,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -82,3 +84,34 @@ def signal_group(group: int, number: int) -> bool:
         os.killpg(group, number)
         return True
     return False
+
+
+def run_through(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run a command in the place of this process: signals go on to it, and it does not outlive this one.
+
+    Returns:
+        its exit status, 128 + N if signal N ended it.
+    """
+    parent = os.getpid()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    received: list[int] = []
+    process = None
+
+    def pass_on(number: int, _) -> None:
+        received.append(number)
+        # Ctrl-C reaches the whole process group by itself.
+        if process and number != signal.SIGINT:
+            process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        process = subprocess.Popen(
+            command, env=environment, preexec_fn=lambda: die_with_parent(parent, signal.SIGTERM)
+        )
+        if set(received) - {signal.SIGINT}:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code

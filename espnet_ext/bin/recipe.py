@@ -13,7 +13,15 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) < 2 or arguments[0] != "--template":
         raise UserError("expected --template FOLDER OPTION...; start a recipe with its run.sh or asr.sh")
-    return Driver(Path(arguments[1]).resolve(), arguments[2:]).run()
+    template = Path(arguments[1]).resolve()
+    return Driver(template, arguments[2:], lambda: _submitter(template)).run()
+
+
+def _submitter(template: Path):
+    # Most calls submit nothing.
+    from espnet_ext.launch.submitter import Submitter
+
+    return Submitter(template)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         step=plan.step,
         requeue=plan.requeue and not inside,
         offline=plan.offline,
-        progress=progress_of(request),
+        progress={request.first: progress_of(request)},
         max_fruitless=plan.max_fruitless,
     )
     if inside:

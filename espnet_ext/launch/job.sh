@@ -21,7 +21,6 @@ trap 'on_signal TERM' TERM
 folder=$1
 number=$2
 if [ "${3:-}" = array ]; then number=$((number + SLURM_ARRAY_TASK_ID)); fi
-progress=()
 step=()
 # shellcheck source=/dev/null
 . "${folder}/settings.sh" || exit 1
@@ -55,6 +54,8 @@ record() {
 }
 # How far the work is: anything that changes when it has moved on.
 position() {
+    local progress=()
+    if [ -e "${folder}/progress/${number}" ]; then mapfile -t -d '' progress <"${folder}/progress/${number}"; fi
     if [ "${#progress[@]}" -gt 0 ]; then stat --format '%n %Y %s %i' -- "${progress[@]}" 2>/dev/null; fi
 }
 
@@ -101,7 +102,10 @@ fi
 if [ "${offline}" = true ]; then export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1; fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${threads}}
 
-if [ "${kind}" = train ]; then
+if [ "${kind}" = stage ]; then
+    # What the stage asks for runs in here, and it may have to wait until the run before this one is gone.
+    export ESPNET_EXT_STAGE_JOB=${SLURM_JOB_ID:-here} ESPNET_EXT_LOCK_WAIT=600
+elif [ "${kind}" = train ]; then
     # One step with a task a GPU. srun itself ends at SIGTERM, but hands SIGUSR1 on to its tasks. A task that is done
     # must not end another one that is still saving: hence the long wait.
     words=(srun "--ntasks=${tasks}" "--cpus-per-task=${threads}" --mpi=none --wait=300 --kill-on-bad-exit=0 "${step[@]}" "${words[@]}")
@@ -122,20 +126,22 @@ while true; do
 done
 child=
 
-case ${code} in
-    75) again=yes ;;
-    # Told to stop before it could say that it wants to go on.
-    130 | 138 | 143) if [ "${kind}" = train ] || [ -n "${received}" ]; then again=yes; fi ;;
-esac
-if [ "${again:-}" = yes ] && [ "${requeue}" = true ]; then
-    # A job that was cancelled has stopped as well; only one that still counts as running goes on.
+# Told to stop before it could say that it wants to go on, or asked for it.
+case ${code} in 75 | 130 | 137 | 138 | 143) stopped=yes ;; esac
+if [ "${stopped:-}" = yes ] && [ "${requeue}" = true ]; then
+    if [ "${code}" = 75 ] || [ "${kind}" = train ] || [ "${kind}" = stage ] || [ -n "${received}" ]; then again=yes; fi
     case $(scontrol show job --oneliner "${SLURM_JOB_ID}" 2>&1) in
-        *JobState=RUNNING*)
-            say "# Stopped (code ${code}), run $((${SLURM_RESTART_COUNT:-0} + 1)); back in the queue, goes on from its last checkpoint"
+        *JobState=PENDING* | *JobState=REQUEUE* | *" Restarts=$((${SLURM_RESTART_COUNT:-0} + 1)) "*)
+            # Slurm has put it back itself: preempted, or by `scontrol requeue`. It has not ended.
+            say "# Stopped (code ${code}), run $((${SLURM_RESTART_COUNT:-0} + 1)); Slurm runs it again"
             record "again ${code}"
-            if scontrol requeue "${SLURM_JOB_ID}" >>"${log}" 2>&1; then
-                sleep 120 # Slurm ends this script
-                exit 75
+            exit 75
+            ;;
+        *JobState=RUNNING*) # and not cancelled
+            if [ "${again:-}" = yes ] && [ "${code}" != 137 ]; then
+                say "# Stopped (code ${code}), run $((${SLURM_RESTART_COUNT:-0} + 1)); back in the queue, goes on from its last checkpoint"
+                record "again ${code}"
+                if scontrol requeue "${SLURM_JOB_ID}" >>"${log}" 2>&1; then exit 75; fi
             fi
             ;;
     esac

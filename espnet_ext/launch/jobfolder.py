@@ -4,6 +4,7 @@
 
     words         the command, each word ended by NUL, with a token in place of the job's number
     settings.sh   assignments, quoted for the shell
+    progress/N    files that change when job N has moved on, each ended by NUL
     done/N        `status host slurm-job begin end` of job N (times in seconds since 1970), once it has ended
     history/N     starts and ends of job N, one a line, if it may run several times
     slurm.out     what Slurm itself has to say (a time limit, memory)
@@ -13,7 +14,7 @@
 import os
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class JobFolder:
         step: Sequence[str] = (),
         requeue: bool = True,
         offline: bool = True,
-        progress: Sequence[str] = (),
+        progress: Mapping[int, Sequence[str]] | None = None,
+        again: bool | None = None,
         max_fruitless: int = MAX_FRUITLESS,
         root: Path | None = None,
     ) -> "JobFolder":
@@ -67,13 +69,14 @@ class JobFolder:
 
         Args:
             request: what is asked for.
-            kind: cpu, train or decode.
+            kind: cpu, train, decode, or stage for a job that runs stages.
             threads: threads of a task.
             tasks: tasks of a training's step.
             step: further options of its `srun`.
             requeue: whether a job that wants to run again goes back into the queue by itself.
             offline: whether the hubs of models are told to stay offline.
-            progress: files that change when the work has moved on.
+            progress: files that change when the work of a job has moved on.
+            again: whether jobs may run several times and keep a history; default: those of no array.
             max_fruitless: see `MAX_FRUITLESS`.
             root: where to put it; default: the folder `q` beside the logs.
 
@@ -99,11 +102,14 @@ class JobFolder:
             "requeue": "true" if requeue else "false",
             "offline": "true" if offline else "false",
             # An array of a thousand jobs need not write two files more for each.
-            "runs": "once" if len(request) > 1 else "many",
+            "runs": "many" if (len(request) == 1 if again is None else again) else "once",
             "max_fruitless": str(max_fruitless),
         }
         lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
-        lines += [f"{name}=({shlex.join(value)})" for name, value in (("progress", progress), ("step", step))]
+        lines.append(f"step=({shlex.join(step)})")
+        for number, files in (progress or {}).items():
+            (path / "progress").mkdir(exist_ok=True)
+            (path / "progress" / str(number)).write_bytes(b"".join(os.fsencode(f) + b"\0" for f in files))
         (path / "settings.sh").write_bytes(os.fsencode("\n".join(lines) + "\n"))
         return cls(path)
 

@@ -32,7 +32,6 @@ FIELDS: dict[str, object] = {
     "offline": True,
     "stage_data": "",
     "max_fruitless": 3,
-    "min_free_gb": 5,
 }
 
 
@@ -104,7 +103,7 @@ class Settings:
         own = self.of(kind)
         partition = self._partition(own, request.gpu, cluster)
         per_node = partition.gpus if partition and partition.gpus else 0
-        nodes = math.ceil(request.gpu / per_node) if kind == "train" and per_node else 1
+        nodes = max(1, math.ceil(request.gpu / per_node)) if kind == "train" and per_node else 1
         tasks = 1
         if kind == "train":
             if own["tasks"] != "auto" and not str(own["tasks"]).isdigit():

@@ -1,11 +1,13 @@
 """The driver behind ``asr.sh``: which stages to run, in which state they are, how they end."""
 
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -13,11 +15,14 @@ from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.recipe.execute import StageRun
 from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.fingerprint import paths_of
-from espnet_ext.recipe.lock import locked
+from espnet_ext.recipe.lock import SHARED, locked
 from espnet_ext.recipe.options import Options, load_options
+from espnet_ext.recipe.preflight import preflight_now
 from espnet_ext.recipe.provenance import provenance
+from espnet_ext.recipe.room import check_room
 from espnet_ext.recipe.stages import Stage, load_stages, select_stages
 from espnet_ext.recipe.state import DONE, INTERRUPTED, PREEMPTED, StageState
+from espnet_ext.recipe.submit import Records, Submission
 from espnet_ext.recipe.systems import load_systems
 
 #: Definitions: of the template, and of the recipe if it has options of its own.
@@ -29,14 +34,15 @@ NO_METHOD = "none"
 class Driver:
     """One call of ``asr.sh`` in a recipe's folder (the working directory)."""
 
-    def __init__(self, template: Path, arguments: list[str]):
+    def __init__(self, template: Path, arguments: list[str], submitter: Callable | None = None):
         """Read the definitions and the command line.
 
         Args:
             template: the folder of ``asr.sh`` with ``conf/options.yaml`` and ``stages/``.
             arguments: the command line.
+            submitter: makes what submits jobs (`launch.submitter.Submitter`), for ``--submit`` and the like.
         """
-        self.template = template
+        self.template, self.submitter = template, submitter
         # Beside the recipe, as usual, it is named as a person would: ../../TEMPLATE/asr1.
         beside = Path.cwd().resolve().is_relative_to(template.parents[1])
         self.template_dir = os.path.relpath(template) if beside else str(template)
@@ -58,8 +64,12 @@ class Driver:
         if {"--help", "-h"} & set(self.arguments):
             print(self.options.help(self.program), end="")
             return 0
-        self.options.parse(self._with_system(self.arguments))
-        stages = [stage for stage in load_stages(self.template / "stages") if stage.runs(self.values)]
+        self.parse()
+        if self.values.get("matrix"):
+            from espnet_ext.recipe.matrix_run import MatrixRun
+
+            return MatrixRun(self).run()
+        stages = self.stages()
         if self.values["list"] == "true":
             print_table(
                 [[str(stage.number), stage.label, stage.does] for stage in stages], ["#", "name", "does"]
@@ -71,12 +81,39 @@ class Driver:
         )
         if self.values["status"] == "true":
             return self._print_status(stages)
+        if self.values.get("cancel") == "true":
+            return Submission(self, self.submitter()).cancel()
         self._check_configs(selected)
         self._check_back_end()
         if self.values["dry_run"] == "true":
             return self._dry_run(selected)
-        with locked([Path(self.values[name]) for name in ("datadir", "dumpdir", "expdir")]) as descriptors:
-            return self._run_stages(selected, stages, descriptors)
+        if self.values.get("preflight") == "only":
+            return preflight_now(self, Records(self.values["expdir"]).folder)
+        if self.values.get("submit") == "true":
+            return Submission(self, self.submitter()).submit(selected)
+        return self.run_here(selected)
+
+    def parse(self) -> None:
+        """Read the command line."""
+        self.options.parse(self._with_system(self.arguments))
+
+    def stages(self) -> list[Stage]:
+        """All stages and parts that run with these options."""
+        return [stage for stage in load_stages(self.template / "stages") if stage.runs(self.values)]
+
+    def run_here(self, selected: list[Stage]) -> int:
+        """Run stages one after the other; returns the exit status."""
+        folders = [Path(self.values[name]) for name in ("datadir", "dumpdir", "expdir")]
+        wait = float(os.environ.get("ESPNET_EXT_LOCK_WAIT", 0))
+        if not selected:
+            return 0
+        with locked(folders, shared=SHARED in os.environ, wait=wait) as descriptors:
+            return self._run_stages(selected, self.stages(), descriptors)
+
+    def again(self, number: int) -> list[str]:
+        """The command that runs one stage of this recipe within a job."""
+        own = ["--stage", str(number), "--stop_stage", str(number), "--skip_stages=", "--submit", "false"]
+        return [str(self.template / "asr.sh"), *self.arguments, *own, "--cmd_backend", "slurm"]
 
     def _with_system(self, arguments: list[str]) -> list[str]:
         """``--system NAME`` stands for options of a ``controls.yaml``; others may be given beside it."""
@@ -89,9 +126,11 @@ class Driver:
         system = load_systems().find(name)
         if wrong := {"method", "tag", *system.options} & given - {"finetune_args", "pretrain_args"}:
             raise UserError(f"--{sorted(wrong)[0]} is what --system {name} decides: leave one of them out")
-        defaults = {"method": system.method, "tag": system.tag, "pretrain_tag": "seed${seed}"} | dict(
-            system.options
-        )
+        defaults = {
+            "method": system.method,
+            "tag": system.tag_of(self.values.get("point", "")),
+            "pretrain_tag": "seed${seed}",
+        } | dict(system.options)
         # Further arguments of a training come behind the system's own.
         both = [
             f"--{option}={expand(system.options[option], self.values)} {self.values[option]}"
@@ -106,7 +145,8 @@ class Driver:
         fallback = os.path.join(self.template_dir, name)
         return name if os.path.exists(name) or not os.path.exists(fallback) else fallback
 
-    def _state(self, stage: Stage) -> StageState:
+    def state_of(self, stage: Stage) -> StageState:
+        """A stage's state with these options."""
         return StageState(stage, self.options, self.config_file)
 
     def _check_plugins(self) -> None:
@@ -126,7 +166,7 @@ class Driver:
     def _check_configs(self, selected: list[Stage]) -> None:
         """A configuration that does not exist is refused now, not hours later when its stage comes."""
         for stage in selected:
-            for file, name in self._state(stage).configs.items():
+            for file, name in self.state_of(stage).configs.items():
                 if not os.path.isfile(file):
                     # A default may be another option's value: the one that was typed is to blame.
                     same = [n for n in sorted(self.options.given) if self.values[n] == self.values[name]]
@@ -150,18 +190,25 @@ class Driver:
 
     def _print_status(self, stages: list[Stage]) -> int:
         rows = []
+        submitted = {}
+        if self.submitter and Records(self.values["expdir"]).read():
+            submitted = Submission(self, self.submitter()).status()
+            if preflight := submitted.pop(0, None):
+                rows.append(["0", "preflight", "", "", "", *preflight])
         for stage in stages:
-            state = self._state(stage)
+            state = self.state_of(stage)
             status = state.status()
-            rows.append([str(stage.number), stage.label, status.state, state.scope, status.why])
-        print_table(rows, ["#", "name", "state", "for", ""])
+            job = submitted.get(stage.number, [""] * 5) if submitted else []
+            rows.append([str(stage.number), stage.label, status.state, state.scope, status.why, *job])
+        more = ["job", "in Slurm", "node", "elapsed", "log"] if submitted else []
+        print_table(rows, ["#", "name", "state", "for", "", *more])
         return 0
 
     def _dry_run(self, selected: list[Stage]) -> int:
         print(f"# in {shlex.quote(os.getcwd())}, after: . ./path.sh")
         upstream = False
         for stage in selected:
-            status = self._state(stage).status()
+            status = self.state_of(stage).status()
             if status.state == DONE and not upstream and self.values["force"] != "true":
                 print(f"\n# {stage}: done, would be skipped")
                 continue
@@ -177,24 +224,33 @@ class Driver:
 
     def _run_stages(self, selected: list[Stage], stages: list[Stage], descriptors: list[int]) -> int:
         for stage in selected:
-            state = self._state(stage)
-            status = state.status()
-            if status.state == DONE and self.values["force"] != "true":
-                say(f"{stage}: done ({status.why}), nothing has changed: skipped (--force runs it again)")
-                continue
-            self._check_inputs(state, stages)
-            why = f" ({status.state}: {status.why})" if status.why else ""
-            say(f"{stage}: {stage.does}{why}")
-            code = self._run_stage(stage, state, descriptors)
+            state = self.state_of(stage)
+            # Rows of a matrix share stages: one runs it, the others wait and find it done.
+            alone = [state.file.with_suffix(".lock.d")] if SHARED in os.environ else []
+            with locked(alone, wait=math.inf) as more:
+                code = self._run_or_skip(stage, state, stages, [*descriptors, *more])
             if code:
                 return code
         return 0
+
+    def _run_or_skip(
+        self, stage: Stage, state: StageState, stages: list[Stage], descriptors: list[int]
+    ) -> int:
+        status = state.status()
+        if status.state == DONE and self.values["force"] != "true":
+            say(f"{stage}: done ({status.why}), nothing has changed: skipped (--force runs it again)")
+            return 0
+        self._check_inputs(state, stages)
+        check_room(stage, self.values)
+        why = f" ({status.state}: {status.why})" if status.why else ""
+        say(f"{stage}: {stage.does}{why}")
+        return self._run_stage(stage, state, descriptors)
 
     def _check_inputs(self, state: StageState, stages: list[Stage]) -> None:
         missing = state.missing_inputs()
         if not missing:
             return
-        maker = next((other for other in stages if missing[0] in self._state(other).outputs), None)
+        maker = next((other for other in stages if missing[0] in self.state_of(other).outputs), None)
         if maker and maker is not state.stage:
             hint = f"it is written by {maker}: run it first (--stage {maker.name} --stop_stage {maker.name})"
         else:

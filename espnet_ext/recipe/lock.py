@@ -4,20 +4,28 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_ext.errors import UserError
 
 NAME = ".recipe.lock"
+#: In the environment of rows of a matrix: they work in the same folders at the same time.
+SHARED = "ESPNET_EXT_SHARED"
 
 
 @contextlib.contextmanager
-def locked(folders: list[Path]) -> Iterator[list[int]]:
+def locked(folders: list[Path], shared: bool = False, wait: float = 0.0) -> Iterator[list[int]]:
     """Hold the lock of every folder; yields the descriptors, for child processes to inherit.
 
     The kernel drops a lock when the last process that inherited it is gone, so a killed driver leaves none
     behind, and jobs that outlive their driver still hold it. A folder that cannot be written needs no lock.
+
+    Args:
+        folders: what is locked.
+        shared: beside others who hold it shared; they keep out of each other's way by finer locks.
+        wait: seconds to wait for another driver, which may be the run before this one, on another node.
 
     Raises:
         UserError: another driver (the message says which) works in one of the folders.
@@ -29,18 +37,28 @@ def locked(folders: list[Path]) -> Iterator[list[int]]:
             if descriptor is None:
                 continue
             stack.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait):
                 holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or "another process"
                 raise UserError(
                     f"{folder} is in use by {holder}. Wait for it, end it, or give this run folders of its "
                     "own (--expdir, --dumpdir, --datadir)"
-                ) from None
-            os.ftruncate(descriptor, 0)
+                )
+            os.ftruncate(descriptor, 0)  # of several who share it, the last
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             descriptors.append(descriptor)
         yield descriptors
+
+
+def _take(descriptor: int, how: int, wait: float) -> bool:
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(min(1.0, wait))
 
 
 def _open(folder: Path) -> int | None:

@@ -7,7 +7,9 @@ not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), 
 
 A stage may have further parts, files ``NN_name.part.sh`` with a header, a state and outputs of their own:
 what only some recipes or methods need. Their field ``when`` says with which values of which options they
-run, ``when: {method: [lm_transfer]}``; a part named after a method needs none.
+run, ``when: {method: [lm_transfer]}``; a part named after a method needs none. A part with ``login: true``
+fetches something from the internet, which a cluster's nodes do not have: ``--submit`` runs it before the
+others, where it was called. What it needs must be there then.
 """
 
 import re
@@ -39,6 +41,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
+    login: bool = False  # needs the internet: --submit runs it at once, on this machine
     when: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # options and their values; empty: always

@@ -58,8 +58,12 @@ class System:
     @property
     def tag(self) -> str:
         """``--tag`` of its experiment, with ``${seed}`` in it."""
+        return self.tag_of("")
+
+    def tag_of(self, point: str) -> str:
+        """The tag at a point of a sweep."""
         rest = self.name.removeprefix(self.method).removeprefix("_")
-        return f"{rest}_seed${{seed}}" if rest else "seed${seed}"
+        return "_".join(part for part in (rest, point, "seed${seed}") if part)
 
     def experiment(self, seed: int) -> str:
         """Name of its experiment's folder."""

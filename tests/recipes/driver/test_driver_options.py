@@ -50,8 +50,7 @@ NASTY = [
         (["--skip_stages", "1,thre"], "did you mean three?"),
         (["--stage", "three", "--stop_stage", "1"], "--stage three comes after --stop_stage 1"),
         (["--method", "telepathy"], "offers an entry point 'telepathy' in the group 'espnet_ext.tasks'"),
-        (["--cmd_backend", "slurm"], "--cmd_backend slurm: not there yet"),
-        (["--cmd_backend", "lsf"], "cmd.sh knows local only"),
+        (["--cmd_backend", "lsf"], "cmd.sh knows local and slurm"),
     ],
 )
 def test_mistakes_are_explained_and_nothing_is_written(recipe, monkeypatch, capsys, options, message):

@@ -17,6 +17,7 @@ NAMES = "data perturb features tokens stats pretrain targets finetune export dec
 HELPERS = {
     "template_dir",
     "trained",
+    "decoded",
     "lm_args",
     "cpu_cmd",
     "train_cmd",

@@ -178,6 +178,9 @@ mapfile -t trained < <(printf '%s\n' "${pretrain_exp:-}" ${train_exp:+"${train_e
 # shellcheck disable=SC2034
 if [ "${pretrain_task:-}" = self_supervised ]; then decoded=("${trained[@]:1}"); else decoded=("${trained[@]}"); fi
 
+# A row of a matrix leaves the starting model, which it shares with others that run, as it is.
+if [ "${finetuned_only:-}" = true ]; then trained=("${trained[@]:1}"); fi
+
 # Options that say what the tokens are, for collect_stats and for ESPnet tasks (which call every SentencePiece bpe).
 # shellcheck disable=SC2034  # used by the stages
 if [ "${token_type:-}" = char ]; then

@@ -1,0 +1,173 @@
+"""``--submit``: a recipe's stages as jobs with dependencies; what became of them; their end.
+
+A record, ``<expdir>/.slurm/jobs.json``, keeps the job of each stage. A stage that another submission has in
+the queue is not submitted again: what needs it waits for that job.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_write_text
+from espnet_ext.recipe.lock import locked
+from espnet_ext.recipe.preflight import submit_preflight
+from espnet_ext.recipe.stages import Stage
+from espnet_ext.recipe.state import DONE, StageState
+
+
+def kind_of(stages: Sequence[Stage]) -> str:
+    """Kind of job that the parts of a stage need: of a training, of decoding, or of neither."""
+    code = "\n".join(stage.code() for stage in stages)
+    if "${train_cmd}" in code:
+        return "train"
+    return "decode" if "${decode_cmd}" in code else "cpu"
+
+
+def checkpoints(values) -> tuple[str, ...]:
+    """Files that change when a training of these options moves on."""
+    folders = [values.get(name) for name in ("pretrain_exp", "finetune_exp", "lm_exp")]
+    return tuple(f"{folder}/checkpoint.pth" for folder in folders if folder)
+
+
+class Records:
+    """What has been submitted from a recipe's folder."""
+
+    def __init__(self, expdir: str):
+        """Nothing is read yet."""
+        self.folder = Path(expdir) / ".slurm"
+        self.file = self.folder / "jobs.json"
+
+    def read(self) -> list[dict]:
+        """All records, the oldest first."""
+        try:
+            return json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+
+    def add(self, records: Sequence[dict]) -> None:
+        """Add records; one of the same stage is replaced."""
+        new = {record["unit"] for record in records}
+        kept = [record for record in self.read() if record["unit"] not in new]
+        atomic_write_text(self.file, json.dumps([*kept, *records], indent=1, ensure_ascii=False) + "\n")
+
+    def locked(self):
+        """Context in which nobody else submits here."""
+        return locked([self.folder])
+
+
+class Submission:
+    """The stages of one call of the driver as jobs."""
+
+    def __init__(self, driver, submitter):
+        """Nothing is submitted yet."""
+        self.driver, self.submitter = driver, submitter
+        self.records = Records(driver.values["expdir"])
+
+    def submit(self, selected: list[Stage]) -> int:
+        """Submit what is not done; returns the exit status.
+
+        Raises:
+            UserError: a stage is in the queue with other options, or Slurm refuses a job.
+        """
+        with self.records.locked():
+            queued = self._queued()
+            jobs: list[str] = []
+            new: list[dict] = []
+            fetch = [stage for stage in selected if stage.login]
+            self.driver.run_here(fetch)
+            numbers = dict.fromkeys(stage.number for stage in selected)
+            waiting = False
+            try:
+                for number in numbers:
+                    parts = [stage for stage in selected if stage.number == number and not stage.login]
+                    states = [self.driver.state_of(stage) for stage in parts]
+                    unit = " ".join(str(state.file) for state in states)
+                    if not parts or (not waiting and all(s.status().state == DONE for s in states)):
+                        continue
+                    waiting = True
+                    options = {name: value for state in states for name, value in state.counted.items()}
+                    if found := queued.get(unit):
+                        if found["options"] != options:
+                            raise UserError(
+                                f"{parts[0]} is in the queue with other options (job {found['job']}, log "
+                                f"{found['log']}): wait for it, or end it with --cancel"
+                            )
+                        print(f"{parts[0]}: job {found['job']} is in the queue already", flush=True)
+                        jobs = [found["job"]]
+                        continue
+                    if not new and self.driver.values.get("preflight", "false") != "false":
+                        record = self._submit_preflight(jobs)
+                        new.append(record)
+                        jobs = [*jobs, record["job"]]
+                    record = self._submit_stage(parts, number, jobs)
+                    new.append(
+                        {**record, "unit": unit, "options": options, "number": number, "stage": parts[0].name}
+                    )
+                    print(f"{parts[0]}: job {record['job']}, log {record['log']}", flush=True)
+                    jobs = [record["job"]]
+            finally:
+                if new:
+                    self.records.add(new)
+        if not new:
+            print("nothing to submit: all is done or in the queue (--status)")
+        else:
+            print(f"{self.driver.program} --status shows how far it is, --cancel ends it")
+        return 0
+
+    def _queued(self) -> dict[str, dict]:
+        """Records of jobs that wait or run, by stage."""
+        records = self.records.read()
+        looks = self.submitter.look(records)
+        return {
+            record["unit"]: record
+            for record, each in zip(records, looks, strict=True)
+            if any(look.alive or look.state == "unknown" for look in each)
+        }
+
+    def _submit_stage(self, parts: list[Stage], number: int, jobs: list[str]) -> dict:
+        values, kind = self.driver.values, kind_of(parts)
+        gpu = int(values.get("ngpu", 0)) if kind != "cpu" else 0
+        threads = {"cpu": int(values.get("nj", 1)), "decode": int(values.get("inference_nj", 1)), "train": 0}[
+            kind
+        ]
+        scope = self.driver.state_of(parts[0]).scope
+        name = f"{number:02}_{parts[0].name}" + ("" if scope == "recipe" else f"@{scope}")
+        return self.submitter.submit(
+            [self.submitter.work(self.driver.again(number), checkpoints(values) if kind == "train" else ())],
+            f"{self.records.folder}/{name}.log",
+            kind,
+            threads=0 if gpu else threads,
+            gpu=gpu,
+            after=jobs,
+        )
+
+    def _submit_preflight(self, jobs: list[str]) -> dict:
+        record = submit_preflight(self.driver, self.submitter, self.records.folder, jobs)
+        print(f"preflight: job {record['job']}, log {record['log']}", flush=True)
+        return {**record, "unit": "preflight", "options": {}, "number": 0, "stage": "preflight"}
+
+    def status(self) -> dict[int, list[str]]:
+        """By stage number: job, state, node, elapsed, log of the submission; empty without one."""
+        records = self.records.read()
+        found: dict[int, list[str]] = {}
+        for record, looks in zip(records, self.submitter.look(records), strict=True):
+            if record["unit"] not in self._units() and record["number"] != 0:
+                continue
+            look = looks[0]
+            state = look.state + (f" ({look.why})" if look.why and look.why != "None" else "")
+            elapsed = f"{look.elapsed:.0f} s" if look.elapsed else ""
+            found[record["number"]] = [record["job"], state, look.node, elapsed, record["log"]]
+        return found
+
+    def _units(self) -> set[str]:
+        by_number: dict[int, list[StageState]] = {}
+        for stage in self.driver.stages():
+            by_number.setdefault(stage.number, []).append(self.driver.state_of(stage))
+        return {" ".join(str(state.file) for state in states) for states in by_number.values()}
+
+    def cancel(self) -> int:
+        """End all that this folder has in the queue."""
+        jobs = self.submitter.cancel(self.records.read())
+        print(f"cancelled: {' '.join(jobs)}" if jobs else "nothing of this recipe is in the queue")
+        return 0

@@ -1,0 +1,125 @@
+"""Trainings on a real cluster: two processes, requeue, preemption, time limits. All end as if left alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import queue, slurm, wait_for
+from tests.train.test_survival import assert_same_end, end_of, same
+
+pytestmark = pytest.mark.slow
+SLOW_TRAIN = Path(__file__).with_name("slow_train.py")
+EPOCHS = ("--max_epoch", "8", "--resume", "true")
+
+
+@pytest.fixture(scope="module")
+def untouched(toy_cmd, tmp_path_factory):
+    """The same training, left alone."""
+    folder = tmp_path_factory.mktemp("untouched") / "exp"
+    command = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(folder, *EPOCHS)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture
+def train(start, toy_cmd, tmp_path):
+    """Start a training with a pause a step through the back end: the process, its experiment, its log."""
+
+    def train(*options, pause=0.2, settings="", more=EPOCHS):
+        (tmp_path / "conf").mkdir(exist_ok=True)
+        (tmp_path / "conf/slurm.yaml").write_text(settings)
+        folder = tmp_path / "exp it's"
+        command = [sys.executable, SLOW_TRAIN, pause, *toy_cmd(folder, *more)]
+        process = start(*options, folder / "train.log", *command, kind="train")
+        return process, folder, folder / "train.log"
+
+    return train
+
+
+def text(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
+
+
+def _jobs() -> list[str]:
+    rows = [line.split() for line in slurm("squeue", "-h", "-o", "%i %j").splitlines()]
+    return [job for job, name in rows if name.startswith("train.")]
+
+
+def test_two_processes_find_each_other(train, toy_cmd, tmp_path):
+    """One srun with two tasks, gloo; equal to two processes of our own launcher."""
+    process, folder, log = train(pause=0, settings="train: {tasks: 2, cpus: 1}")
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out + text(log)
+    assert json.loads((folder / "train_summary.json").read_text())["processes"] == 2
+    assert "srun --ntasks=2" not in out
+    code = "from espnet_ext.train.spawn import run; import sys; "
+    code += f"sys.exit(run(2, {_module(toy_cmd, tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    mine, other = end_of(folder), end_of(tmp_path / "ours")
+    assert same(mine["modules"], other["modules"])
+
+
+def _module(toy_cmd, tmp_path) -> list[str]:
+    return [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "ours", *EPOCHS)]
+
+
+def test_requeued_by_hand_and_warned_ahead_of_the_limit(train, untouched):
+    """`scontrol requeue` (as a lost node) kills it; a signal ahead of the limit lets it save. Twice each."""
+    process, folder, log = train()
+    job = None
+    for number, how in enumerate(("requeue", "USR1", "requeue", "USR1")):
+        wait_for(lambda n=number: text(log).count("# Started at") == n + 1, 60)
+        before = text(log).count("epoch ")
+        wait_for(lambda b=before: text(log).count("epoch ") > b, 60)
+        job = job or _jobs()[0]
+        words = (
+            ["scontrol", "requeue", job] if how == "requeue" else ["scancel", "--batch", "--signal=USR1", job]
+        )
+        subprocess.run(words, check=True)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out + text(log)
+    assert text(log).count("# Started at") == 5
+    assert text(log).count("saved at step") == 2 and text(log).count("back in the queue") == 2
+    assert_same_end(folder, untouched)
+    assert not queue("train.")
+
+
+@pytest.mark.parametrize("partition", ["main", "abrupt"])
+def test_preempted_by_a_higher_partition(train, untouched, partition):
+    """With a grace time it saves at a step; without one the last checkpoint is what it goes on from."""
+    settings = f"partition: {partition}\ntrain: {{cpus: 32}}"
+    process, folder, log = train(settings=settings, more=(*EPOCHS, "--checkpoint_steps", "1"))
+    wait_for(lambda: text(log).count("epoch ") >= 1, 60)
+    slurm("srun", "--partition=urgent", "--cpus-per-task=32", "--mem=1000", "sleep", "1")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out + text(log)
+    assert text(log).count("# Started at") == 2
+    assert ("saved at step" in text(log)) == (partition == "main")
+    assert_same_end(folder, untouched)
+
+
+def test_a_time_limit_shorter_than_the_training(train, toy_cmd, tmp_path):
+    """Several runs of a minute each; nobody does anything."""
+    more = ("--max_epoch", "30", "--resume", "true")
+    process, folder, log = train("--time", "1", pause=1.0, settings="train: {signal_seconds: 5}", more=more)
+    out, _ = process.communicate(timeout=550)
+    assert process.returncode == 0, out + text(log)
+    assert text(log).count("# Started at") >= 3
+    other = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "other", *more)]
+    subprocess.run(other, check=True, stdout=subprocess.DEVNULL)
+    assert_same_end(folder, tmp_path / "other")
+
+
+def test_three_ends_without_progress(train):
+    """A step takes longer than a run lasts: the save that never comes is noticed, and told."""
+    process, folder, log = train(pause=1000)
+    for number in range(3):
+        wait_for(lambda n=number: text(log).count("# Started at") == n + 1, 60)
+        subprocess.run(["scontrol", "requeue", _jobs()[0]], check=True)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "warning: 1 run(s) of this job ended without a new checkpoint" in text(log)
+    assert "this job ended 3 times without progress" in out and "--checkpoint_minutes" in out
