@@ -95,7 +95,7 @@ def test_dry_run_of_a_complete_corpus(corpus):
         "--out_dir exp/stats/raw_unigram200/big_sp ",
         "--seed 7 --resume false --token_type bpe ",
         "--max_epoch 2 --x 'a b'\n",
-        "method none needs nothing beforehand",
+        "what method none needs beforehand is computed by parts of this stage",
         "--output_dir exp/none_seed7 ",
         "--init_param exp/pretrain_seed7/export/model.pth\n",
         "conf/decode_ctc.yaml --out_dir exp/none_seed7/decode_joint/noisy exp/none_seed7/decode_ctc/noisy ",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # does: lengths and normalisation statistics, one pass
-# scope: ${feats_type}_${token_unit}
+# scope: ${stats_name}
 # options: [dump, stats_dir, token_type, model_config, max_drop_fraction, max_outside_fraction, pretrain_data, train_data, valid_set, unlabelled_set]
 # uncounted: [nj, logdir, feats_type, token_unit]
 # inputs:

@@ -19,6 +19,6 @@ if [ -z "${lm_text}" ]; then
     exit 1
 fi
 fresh "${lm_exp}"
-run "${train_cmd}" --gpu "${ngpu}" "${lm_exp}/train.log" \
+run "${train_cmd}" --gpu "$((ngpu > 0))" "${lm_exp}/train.log" \
     python -m espnet_ext.bin.causal_lm_train --config "$(config "${lm_config}")" --output_dir "${lm_exp}" \
-    --ngpu "${ngpu}" --resume "${resume}" "${token_args[@]}" --text "${lm_text}" --valid_text "${dump}/${valid_set}/text"
+    --ngpu "$((ngpu > 0))" --resume "${resume}" "${token_args[@]}" --text "${lm_text}" --valid_text "${dump}/${valid_set}/text"

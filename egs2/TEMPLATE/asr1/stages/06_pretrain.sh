@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the starting model, supervised
 # when: {pretrain_task: [supervised]}
-# scope: pretrain_${pretrain_tag}
+# scope: ${pretrain_name}
 # options: [pretrain_config, pretrain_args, seed, init_param, token_type, feats_type, noise_scp, rir_scp, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
 # uncounted: [ngpu, resume]
 # arguments: pretrain_args

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the starting model's encoder, self-supervised
 # when: {pretrain_task: [self_supervised]}
-# scope: pretrain_${pretrain_tag}
+# scope: ${pretrain_name}
 # options: [pretrain_config, model_config, pretrain_args, seed, init_param, token_type, feats_type, noise_scp, rir_scp, dump, stats_dir, pretrain_data, unlabelled_set, valid_set, pretrain_exp]
 # uncounted: [ngpu, resume]
 # arguments: pretrain_args

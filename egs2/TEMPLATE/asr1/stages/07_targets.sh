@@ -5,4 +5,4 @@
 # uncounted: [tag]
 . "${template_dir}/utils/stage.sh"
 
-say "method ${method} needs nothing beforehand"
+say "what method ${method} needs beforehand is computed by parts of this stage of its own, if it needs anything"

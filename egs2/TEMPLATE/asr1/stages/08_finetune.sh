@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # does: the method, or its control (--method none, plain fine-tuning)
 # scope: ${method}_${tag}
-# options: [method, model_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, method_unlabelled, pseudo_text, init_part]
+# options: [method, model_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, method_unlabelled, pseudo_text, lm_targets, init_part]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
 # inputs:
@@ -18,6 +18,8 @@
 # - ${dump}/${method_unlabelled}/content ?
 # - ${stats_dir}/${method_unlabelled}/speech_shape
 # - ${pseudo_text}
+# - ${lm_targets}/settings.json
+# - ${lm_targets}/summary.npz
 # outputs:
 # - ${train_exp}/config.yaml
 # - ${train_exp}/train_summary.json
@@ -36,6 +38,7 @@ if [ -n "${method_unlabelled}" ]; then
     set -- --unlabelled_data_dir "${dump}/${method_unlabelled}" --unlabelled_stats_dir "${stats_dir}/${method_unlabelled}" "$@"
 fi
 if [ -n "${pseudo_text}" ]; then set -- --pseudo_text "${pseudo_text}" "$@"; fi
+if [ -n "${lm_targets}" ]; then set -- --lm_targets "${lm_targets}" "$@"; fi
 
 fresh "${finetune_exp}"
 run python -m espnet_ext.bin.merge_config --out "${finetune_exp}/train.yaml" \

@@ -2,12 +2,12 @@
 # does: one archive a model that stock ESPnet loads
 # scope: ${method}_${tag}
 # options: [pretrain_exp, finetune_exp, train_exp]
-# uncounted: [method, tag, pretrain_tag]
+# uncounted: [method, tag]
 # inputs:
 # - ${pretrain_exp}/export/model.pth
 # - ${finetune_exp}/export/model.pth ?
 # outputs:
-# - ${pretrain_exp}/export/pretrain_${pretrain_tag}.zip
+# - ${pretrain_exp}/export/${pretrain_name}.zip
 # - ${finetune_exp}/export/${method}_${tag}.zip ?
 # logs: ["${pretrain_exp}/pack.log", "${finetune_exp}/pack.log"]
 . "${template_dir}/utils/stage.sh"

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# does: the language model's embeddings of all transcripts
+# scope: lm_targets_${lm_teacher_tag}_${token_unit}
+# options: [lm_teacher_place, lm_layers, lm_case, token_type, dump, train_data, valid_set, lm_targets]
+# uncounted: [ngpu, logdir, lm_teacher_tag, token_unit]
+# inputs:
+# - ${dump}/${train_data}/text
+# - ${dump}/${valid_set}/text
+# - ${token_list}
+# - ${lm_teacher_place} ?
+# - ${lm_teacher_place}/lm.yaml ?
+# - ${lm_teacher_place}/lm.pth ?
+# - ${lm_teacher_place}/*.json ?
+# - ${lm_teacher_place}/*.txt ?
+# - ${lm_teacher_place}/*.model ?
+# - ${lm_teacher_place}/*.safetensors ?
+# - ${lm_teacher_place}/*.bin ?
+# outputs:
+# - ${lm_targets}/summary.npz
+# logs: ["${logdir}/07_targets_lm_${lm_teacher_tag}_${token_unit}.log"]
+. "${template_dir}/utils/stage.sh"
+
+# Keyed by text and settings: a second run computes what is missing, and nothing else.
+run "${decode_cmd}" --gpu "$((ngpu > 0))" "${logdir}/07_targets_lm_${lm_teacher_tag}_${token_unit}.log" \
+    python -m espnet_ext.bin.lm_targets --teacher "${lm_teacher_place}" --layers "${lm_layers}" --case "${lm_case}" \
+    --text "${dump}/${train_data}/text" --other_text "${dump}/${valid_set}/text" "${token_args[@]}" \
+    --ngpu "$((ngpu > 0))" --out_dir "${lm_targets}"
