@@ -175,7 +175,8 @@ class ASRTask(ESPnetASRTask):
     def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
         """What is trained, and how: here plain supervised training."""
         updates = args.max_epoch * streams["labelled"].steps(1)
-        sampling = parse_sampling(args.sampling_conf)
+        # A method that has this loss as one of its own has no such option.
+        sampling = parse_sampling(getattr(args, "sampling_conf", {}))
         if sampling is not None:
             check_decoder(model)
         updater = cls.make_updater(args, model.parameters(), updates)

@@ -1,0 +1,128 @@
+"""Every method through a recipe's stages: killed and gone on with, exported, decoded by stock ESPnet."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from tests.recipes.conftest import TINY
+
+SETS = {"practice": 16, "spare": 12, "check": 4}
+RUN = """\
+#!/usr/bin/env bash
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")"
+
+recipe_program=./run.sh exec ./asr.sh --pretrain_set practice --train_set practice --unlabelled_set spare \\
+    --valid_set check --test_sets check --token_type char --decode_configs att --nbest 2 --nj 1 "$@"
+"""
+#: Options of a method and what its training is given, as small as can be.
+METHODS = {
+    "gan": ({"critic_conf": {"width": 8, "kernel_sizes": [2, 2]}, "optim2_conf": {"lr": 0.001}}, "export"),
+    "bilevel": ({"unlabelled_frames_per_step": 1000}, "export"),
+    "mutual_learning": ({}, "peer2/export"),
+}
+EPOCHS = 12
+STOCK = """
+import sys
+sys.modules["espnet_ext"] = None
+import numpy
+from espnet2.bin.asr_inference import Speech2Text
+recogniser = Speech2Text("config.yaml", "model.pth", ctc_weight=0.3, beam_size=2, maxlenratio=-5)
+print("text:", recogniser(numpy.random.default_rng(0).standard_normal(8000).astype("float32"))[0][0])
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, repo_root, run_recipe):
+    """A recipe of the template's setup.sh after stages 1 to 6, with a set of speech without labels."""
+    root = tmp_path_factory.mktemp("methods")
+    shutil.copytree(repo_root / "egs2/TEMPLATE", root / "egs2/TEMPLATE", symlinks=True)
+    (root / "tools").symlink_to(repo_root / "tools")
+    run_recipe(root / "egs2/TEMPLATE/asr1/setup.sh", "small")
+    folder = root / "egs2/small/asr1"
+    (folder / "run.sh").write_text(RUN)
+    (folder / "local/data.sh").write_text("#!/usr/bin/env bash\n")
+    draw = np.random.default_rng(0)
+    for name, count in SETS.items():
+        rows = {file: [] for file in ("wav.scp", "text", "utt2spk")}
+        (folder / "data" / name).mkdir(parents=True)
+        for number in range(count):
+            path = root / f"{name}{number}.wav"
+            soundfile.write(path, draw.normal(0, 0.1, int(16000 * draw.uniform(1.5, 2.5))), 16000)
+            utterance = f"{name}-{number:02d}"
+            rows["wav.scp"].append(f"{utterance} {path}\n")
+            rows["text"].append(f"{utterance} {' '.join(draw.choice(['one', 'two', 'three'], 3))}\n")
+            rows["utt2spk"].append(f"{utterance} {name}-{number % 2}\n")
+        for file, lines in rows.items():
+            (folder / "data" / name / file).write_text("".join(sorted(lines)))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    run_recipe(folder / "run.sh", "--pretrain_config", folder / "tiny.yaml", "--stop_stage", "pretrain")
+    return folder
+
+
+def family(number: int) -> list[int]:
+    """A process and all that it started, in whatever groups (Linux)."""
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    return [number, *(one for child in children for one in family(int(child)))]
+
+
+def killed(command: list[str], experiment) -> None:
+    """Start the recipe and kill it with all that it started as soon as its training has saved something."""
+    environment = os.environ | {
+        "ESPNET_EXT_OWN_PYTHON": "1",
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 300
+    while not (experiment / "checkpoint.pth").exists():
+        assert process.poll() is None, "the recipe ended before anything was saved"
+        assert time.monotonic() < end, "nothing was saved"
+        time.sleep(0.005)
+    for number in family(process.pid):
+        os.kill(number, signal.SIGKILL)
+    process.wait()
+    assert not (experiment / "train_summary.json").exists(), "it was done before it was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_from_its_targets_to_its_scores(recipe, run_recipe, method):
+    small, export = METHODS[method]
+    default = yaml.safe_load((recipe.parents[1] / f"TEMPLATE/asr1/conf/finetune_{method}.yaml").read_text())
+    for name, value in small.items():
+        default[name] = {**default.get(name, {}), **value} if isinstance(value, dict) else value
+    default |= {
+        "max_epoch": EPOCHS,
+        "checkpoint_steps": 1,
+        "frames_per_step": 2000,
+        "scheduler_conf": {"warmup_steps": 3},
+    }
+    (recipe / f"{method}.yaml").write_text(yaml.safe_dump(default))
+    words = ["--pretrain_config", recipe / "tiny.yaml", "--method", method, "--pretrain_tag", "seed1"]
+    words += ["--finetune_config", recipe / f"{method}.yaml", "--stage", "targets"]
+    run_recipe(recipe / "run.sh", *words, "--tag", "straight", "--stop_stage", "export")
+    broken = [*words, "--tag", "broken", "--stop_stage", "score"]
+    killed([recipe / "run.sh", *map(str, broken)], recipe / f"exp/{method}_broken")
+    run_recipe(recipe / "run.sh", *broken)
+    ours, theirs = (
+        torch.load(recipe / f"exp/{method}_{tag}" / export / "model.pth", weights_only=True)
+        for tag in ("broken", "straight")
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    folder = (recipe / f"exp/{method}_broken" / export).parent
+    assert (folder / "decode_att/check/score/result.json").is_file()
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK], cwd=folder / "export", stdout=subprocess.PIPE, text=True
+    )
+    assert "text:" in done.stdout
