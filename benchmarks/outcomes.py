@@ -6,7 +6,12 @@ model (``--pretrain_tag``). Rows that are there (same system, seed, configuratio
 again, so that a benchmark that was stopped goes on.
 
 ``--sweep`` runs the points of ``benchmarks/sweeps/METHOD.yaml`` instead (a name and arguments of the
-training each), decodes the development set alone, and never sees a test set.
+training each, or a mapping of options of run.sh), decodes the development set alone, and never sees a test
+set.
+
+``--lm`` decodes with the recipe's language model as well (``--decode_configs "... tuned_lm"``), which
+``run.sh --use_lm true --stage pretrain --stop_stage pretrain`` has trained. A run whose row lacks one of
+``--decode_configs`` is decoded again, not trained again, and gets a row with all of them.
 """
 
 import argparse
@@ -29,17 +34,22 @@ def fingerprint(recipe: Path, options: dict[str, str]) -> str:
     default = (
         "conf/finetune.yaml" if options["method"] == "none" else f"conf/finetune_{options['method']}.yaml"
     )
-    for name in ("conf/pretrain.yaml", options.get("finetune_config", default)):
+    start = options.get("pretrain_config", "conf/pretrain.yaml")
+    for name in (start, options.get("finetune_config", default)):
         file = recipe / name if (recipe / name).exists() else ROOT / "egs2/TEMPLATE/asr1" / name
         digest.update(json.dumps(yaml.safe_load(file.read_text(encoding="utf-8"))).encode())
     return digest.hexdigest()[:12]
 
 
-def done(benchmark: str) -> set[tuple]:
-    """Runs that have a row."""
+def is_done(benchmark: str, system: str, seed: int, config: str, decodings: str) -> bool:
+    """Whether a row has this run, decoded in all these ways."""
     file = RESULTS / f"{benchmark}.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {(row["system"], row["seed"], row["config"]) for row in rows}
+    return any(
+        (row["system"], row["seed"], row["config"]) == (system, seed, config)
+        and set(decodings.split()) <= set(row["errors"])
+        for row in rows
+    )
 
 
 def figures(folder: Path) -> dict[str, dict]:
@@ -55,6 +65,12 @@ def figures(folder: Path) -> dict[str, dict]:
     return found
 
 
+def models(folder: Path) -> dict[str, dict]:
+    """Errors of an experiment's model under ``""``, of mutual learning's under ``peer1``, ``peer2`` …"""
+    peers = {peer.name: figures(peer) for peer in sorted(folder.glob("peer*")) if figures(peer)}
+    return peers or {"": figures(folder)}
+
+
 def run(
     recipe: Path, benchmark: str, name: str, options: dict[str, str], words: list[str], seed: int
 ) -> None:
@@ -64,13 +80,15 @@ def run(
     if subprocess.run(command, cwd=recipe).returncode:
         sys.exit(f"{name}, seed {seed}: the recipe failed; what is recorded stays, the same command goes on")
     folder = recipe / "exp" / f"{name}_seed{seed}"
-    summary = json.loads((folder / "train_summary.json").read_text(encoding="utf-8"))
+    file = folder / "train_summary.json"  # absent where trained models decode together
+    summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     record(
         benchmark,
         name,
         seed=seed,
         config=fingerprint(recipe, options),
-        errors=figures(folder),
+        errors=found[chosen],
+        **peers,
         steps=summary.get("steps"),
         train_seconds=round(summary["seconds"]) if "seconds" in summary else None,
         wall_seconds=round(time.time() - start),
@@ -87,6 +105,21 @@ def systems_of(method: str, names: list[str]) -> list[System]:
     return [systems.find(name) for name in names]
 
 
+def common(options: dict[str, str], a: argparse.Namespace) -> list[str]:
+    """Arguments of run.sh that all runs have, but what a system decides itself."""
+    decode_configs = a.decode_configs
+    if "transducer" in options.get("pretrain_config", ""):
+        decode_configs = a.transducer_decode_configs
+    words = {"pretrain_tag": a.pretrain_tag, "decode_configs": decode_configs}
+    return [word for name, value in words.items() if name not in options for word in (f"--{name}", value)]
+
+
+def point_options(method: str, point: str | dict[str, str]) -> dict[str, str]:
+    """Options of a point of a sweep: arguments of the training, or a mapping of options of run.sh."""
+    more = {"finetune_args": point} if isinstance(point, str) else point
+    return {"method": method, **more}
+
+
 def main() -> None:
     """Run what has no row yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -97,19 +130,25 @@ def main() -> None:
     add("--systems", nargs="*", default=[], help="these instead of all of controls.yaml")
     add("--pretrain_tag", default="seed1", help="the starting model of all runs")
     add("--decode_configs", default="joint att")
+    add(
+        "--transducer_decode_configs",
+        default="transducer transducer_greedy",
+        help="of systems with a transducer",
+    )
+    add("--lm", action="store_true", help="with the recipe's language model, for decode_*_lm.yaml")
     add("--sweep", action="store_true", help="the points of benchmarks/sweeps/METHOD.yaml, on dev alone")
     a = parser.parse_args()
-    recipe, common = (
-        a.recipe.resolve(),
-        ["--pretrain_tag", a.pretrain_tag, "--decode_configs", a.decode_configs],
-    )
+    recipe = a.recipe.resolve()
+    common = ["--pretrain_tag", a.pretrain_tag, "--decode_configs", a.decode_configs]
+    if a.lm:
+        common += ["--use_lm", "true"]
     if a.sweep:
         benchmark = f"{a.method}_sweep"
         points = yaml.safe_load((ROOT / "benchmarks/sweeps" / f"{a.method}.yaml").read_text(encoding="utf-8"))
         for point, arguments in points.items():
             name, options = f"{a.method}_sweep_{point}", {"method": a.method, "finetune_args": arguments}
             for seed in a.seeds:
-                if (name, seed, fingerprint(recipe, options)) in done(benchmark):
+                if is_done(benchmark, name, seed, fingerprint(recipe, options), a.decode_configs):
                     continue
                 words = [*common, "--method", a.method, "--tag", f"sweep_{point}_seed{seed}", "--test_sets="]
                 run(recipe, benchmark, name, options, [*words, f"--finetune_args={arguments}"], seed)
@@ -118,8 +157,9 @@ def main() -> None:
     for seed in a.seeds:
         for system in systems_of(a.method, a.systems):
             options = {"method": system.method, **system.options}
-            if (system.name, seed, fingerprint(recipe, options)) not in done(benchmark):
-                run(recipe, benchmark, system.name, options, ["--system", system.name, *common], seed)
+            if not is_done(benchmark, system.name, seed, fingerprint(recipe, options), a.decode_configs):
+                words = ["--system", system.name, *common(options, a)]
+                run(recipe, benchmark, system.name, options, words, seed)
 
 
 if __name__ == "__main__":
