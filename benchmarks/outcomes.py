@@ -82,6 +82,10 @@ def run(
     folder = recipe / "exp" / f"{name}_seed{seed}"
     file = folder / "train_summary.json"  # absent where trained models decode together
     summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found = models(folder)
+    # Of peers the one that is best on dev, in the first way of decoding.
+    chosen = min(found, key=lambda name: next(iter(found[name].values()))["dev"]["wer"])
+    peers = {"peer": chosen, "peers": found} if chosen else {}
     record(
         benchmark,
         name,
@@ -105,19 +109,24 @@ def systems_of(method: str, names: list[str]) -> list[System]:
     return [systems.find(name) for name in names]
 
 
-def common(options: dict[str, str], a: argparse.Namespace) -> list[str]:
-    """Arguments of run.sh that all runs have, but what a system decides itself."""
-    decode_configs = a.decode_configs
-    if "transducer" in options.get("pretrain_config", ""):
-        decode_configs = a.transducer_decode_configs
-    words = {"pretrain_tag": a.pretrain_tag, "decode_configs": decode_configs}
-    return [word for name, value in words.items() if name not in options for word in (f"--{name}", value)]
+def common(options: dict[str, str], a: argparse.Namespace) -> dict[str, str]:
+    """Options of run.sh that all runs have, under those that a system or a point decides itself."""
+    transducer = "transducer" in options.get("pretrain_config", "")
+    found = {
+        "pretrain_tag": a.pretrain_tag,
+        "decode_configs": a.transducer_decode_configs if transducer else a.decode_configs,
+    }
+    return found | ({"use_lm": "true"} if a.lm and not transducer else {}) | options
+
+
+def words_of(options: dict[str, str]) -> list[str]:
+    """Options as words of a command."""
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
 def point_options(method: str, point: str | dict[str, str]) -> dict[str, str]:
     """Options of a point of a sweep: arguments of the training, or a mapping of options of run.sh."""
-    more = {"finetune_args": point} if isinstance(point, str) else point
-    return {"method": method, **more}
+    return {"method": method, **({"finetune_args": point} if isinstance(point, str) else point)}
 
 
 def main() -> None:
@@ -139,27 +148,29 @@ def main() -> None:
     add("--sweep", action="store_true", help="the points of benchmarks/sweeps/METHOD.yaml, on dev alone")
     a = parser.parse_args()
     recipe = a.recipe.resolve()
-    common = ["--pretrain_tag", a.pretrain_tag, "--decode_configs", a.decode_configs]
-    if a.lm:
-        common += ["--use_lm", "true"]
     if a.sweep:
         benchmark = f"{a.method}_sweep"
         points = yaml.safe_load((ROOT / "benchmarks/sweeps" / f"{a.method}.yaml").read_text(encoding="utf-8"))
-        for point, arguments in points.items():
-            name, options = f"{a.method}_sweep_{point}", {"method": a.method, "finetune_args": arguments}
+        for point, what in points.items():
+            name, options = f"{a.method}_sweep_{point}", point_options(a.method, what)
+            every = common(options, a)
             for seed in a.seeds:
-                if is_done(benchmark, name, seed, fingerprint(recipe, options), a.decode_configs):
+                if is_done(benchmark, name, seed, fingerprint(recipe, options), every["decode_configs"]):
                     continue
-                words = [*common, "--method", a.method, "--tag", f"sweep_{point}_seed{seed}", "--test_sets="]
-                run(recipe, benchmark, name, options, [*words, f"--finetune_args={arguments}"], seed)
+                words = [f"--{option}={value}" for option, value in every.items()]
+                words += ["--tag", f"sweep_{point}_seed{seed}", "--test_sets="]
+                run(recipe, benchmark, name, options, words, seed)
         return
     benchmark = f"{a.method}_outcomes"
     for seed in a.seeds:
         for system in systems_of(a.method, a.systems):
             options = {"method": system.method, **system.options}
-            if not is_done(benchmark, system.name, seed, fingerprint(recipe, options), a.decode_configs):
-                words = ["--system", system.name, *common(options, a)]
-                run(recipe, benchmark, system.name, options, words, seed)
+            every = common(options, a)
+            if is_done(benchmark, system.name, seed, fingerprint(recipe, options), every["decode_configs"]):
+                continue
+            more = {name: value for name, value in every.items() if name not in options}
+            words = ["--system", system.name, *words_of(more)]
+            run(recipe, benchmark, system.name, options, words, seed)
 
 
 if __name__ == "__main__":
