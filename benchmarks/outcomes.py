@@ -1,7 +1,7 @@
 """Outcomes: a method's systems and their controls on a recipe, and the sweep on dev that chose its options.
 
 Run from the repository after a recipe's stages 1 to 6: ``python benchmarks/outcomes.py gan --seeds 1 2 3``.
-Each run is ``run.sh --system NAME --seed S`` from fine-tuning to scoring; all start from the same starting
+Each run is ``run.sh --system NAME --seed S`` from targets to scoring; all start from the same starting
 model (``--pretrain_tag``). Rows that are there (same system, seed, configuration and options) are not run
 again, so that a benchmark that was stopped goes on.
 
@@ -76,7 +76,7 @@ def run(
 ) -> None:
     """One run of the recipe, and its row."""
     start = time.time()
-    command = ["./run.sh", *words, "--seed", str(seed), "--stage", "finetune", "--stop_stage", "score"]
+    command = ["./run.sh", *words, "--seed", str(seed), "--stage", "targets", "--stop_stage", "score"]
     if subprocess.run(command, cwd=recipe).returncode:
         sys.exit(f"{name}, seed {seed}: the recipe failed; what is recorded stays, the same command goes on")
     folder = recipe / "exp" / f"{name}_seed{seed}"
