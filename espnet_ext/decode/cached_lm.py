@@ -12,6 +12,7 @@ from espnet2.lm.seq_rnn_lm import SequentialRNNLM
 from espnet2.lm.transformer_lm import TransformerLM
 
 from espnet_ext.decode.cached_decoder import attend_prefix
+from espnet_ext.decode.options import DecodeOptions
 from espnet_ext.errors import UserError
 
 
@@ -29,6 +30,21 @@ def cached_lm(model: torch.nn.Module) -> "CachedTransformerLM | CachedRecurrentL
         f"batched decoding knows ESPnet's language models `lm: transformer` and `lm: seq_rnn`, not "
         f"{type(model).__name__}"
     )
+
+
+def check_lm(options: DecodeOptions, lm: torch.nn.Module | None) -> None:
+    """Refuse a weight of a language model that is not there, or cannot be asked.
+
+    Raises:
+        UserError: see there.
+    """
+    if options.lm_weight > 0:
+        if lm is None:
+            raise UserError(
+                f"lm_weight {options.lm_weight}: there is no language model; give its folder with "
+                "--lm_dir (in a recipe: --use_lm true, and stage 6 trains one)"
+            )
+        cached_lm(lm)
 
 
 class CachedTransformerLM:

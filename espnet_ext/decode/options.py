@@ -24,7 +24,7 @@ METHODS = {
     ),
     "attention_greedy": ("maxlenratio", "minlenratio"),
     "ctc_greedy": (),
-    "transducer": ("beam_size", "maxlenratio", "nbest"),
+    "transducer": ("beam_size", "lm_weight", "maxlenratio", "nbest"),
     "transducer_greedy": ("maxlenratio",),
 }
 #: Options that a ``tune:`` mapping may list values of.

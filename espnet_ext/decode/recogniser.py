@@ -17,7 +17,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet_ext.decode.attention_greedy import attention_greedy
 from espnet_ext.decode.beam import beam_search
 from espnet_ext.decode.cached_decoder import check_supported
-from espnet_ext.decode.cached_lm import cached_lm
+from espnet_ext.decode.cached_lm import check_lm
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.options import DecodeOptions
@@ -42,7 +42,7 @@ class Recogniser:
         self.device = next(model.parameters()).device
         self.transducer = isinstance(model, ESPnetASRTransducerModel)
         if self.transducer:
-            check_transducer(model, options)
+            check_transducer(model, options, lm)
             return
         if getattr(model, "use_transducer_decoder", False):
             raise UserError(
@@ -66,13 +66,7 @@ class Recogniser:
                     "with ctc_weight 1); use `method: ctc_greedy`, or `method: joint` with `ctc_weight: 1`"
                 )
             check_supported(model.decoder)
-        if options.lm_weight > 0:
-            if lm is None:
-                raise UserError(
-                    f"lm_weight {options.lm_weight}: there is no language model; give its folder with "
-                    "--lm_dir (in a recipe: --use_lm true, and stage 6 trains one)"
-                )
-            cached_lm(lm)
+        check_lm(options, lm)
 
     @torch.inference_mode()
     def __call__(self, inputs: list[np.ndarray]) -> list[list[Hypothesis]]:
@@ -134,7 +128,7 @@ class Recogniser:
         """Hypotheses from encoder outputs (B, T, D) and lengths (B,)."""
         model = self.model
         if self.transducer:
-            return search_transducer(model, memory, lens, options)
+            return search_transducer(model, memory, lens, options, self.lm)
         if options.method == "ctc_greedy":
             found = ctc_greedy(model.ctc.log_softmax(memory), lens, model.blank_id)
             return [[hypothesis] for hypothesis in found]

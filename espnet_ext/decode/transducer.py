@@ -3,7 +3,7 @@
 The search is alignment-length synchronous (Saon et al. 2020, arXiv 2010.10024, algorithm 1; ESPnet's `alsd`):
 step i looks at nodes (t, u) with t + u = i, so that hypotheses of all utterances advance together and those
 of equal labels meet. With a beam of 1 it is greedy. Results are those of ESPnet's `search_type: alsd` with
-the same beam.
+the same beam. A language model adds its log-probability to that of a label (shallow fusion).
 
 Legend: B utterances, K hypotheses, T frames, S steps, J joint space, V tokens, N hypotheses of a batch.
 """
@@ -14,6 +14,7 @@ from espnet2.asr_transducer.decoder.stateless_decoder import StatelessDecoder
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 
 from espnet_ext.asr.transducer_encoder import TooShort
+from espnet_ext.decode.cached_lm import check_lm
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.decode.hypothesis import Hypothesis
 from espnet_ext.decode.limits import length_limits
@@ -25,11 +26,14 @@ METHODS = ("transducer", "transducer_greedy", "ctc_greedy")
 BLANK = 0
 
 
-def check_transducer(model: ESPnetASRTransducerModel, options: DecodeOptions) -> None:
+def check_transducer(
+    model: ESPnetASRTransducerModel, options: DecodeOptions, lm: torch.nn.Module | None = None
+) -> None:
     """Refuse what a transducer cannot be asked.
 
     Raises:
-        UserError: another method, or a prediction network without a batched step.
+        UserError: another method, a prediction network without a batched step, or no language model to
+            weigh.
     """
     if options.method not in METHODS:
         raise UserError(
@@ -46,6 +50,7 @@ def check_transducer(model: ESPnetASRTransducerModel, options: DecodeOptions) ->
             f"decoder {type(model.decoder).__name__}: the transducer search knows rnn and stateless; decode "
             "the exported model with ESPnet's own espnet2.bin.asr_transducer_inference"
         )
+    check_lm(options, lm)
 
 
 def encode_transducer(
@@ -67,7 +72,11 @@ def encode_transducer(
 
 
 def search_transducer(
-    model: ESPnetASRTransducerModel, memory: torch.Tensor, lens: torch.Tensor, options: DecodeOptions
+    model: ESPnetASRTransducerModel,
+    memory: torch.Tensor,
+    lens: torch.Tensor,
+    options: DecodeOptions,
+    lm: torch.nn.Module | None = None,
 ) -> list[list[Hypothesis]]:
     """Hypotheses from encoder outputs, the best first.
 
@@ -76,6 +85,7 @@ def search_transducer(
         memory: (B, T, D).
         lens: (B,) frames, each at least one.
         options: see `METHODS`.
+        lm: an ESPnet language model over the same tokens, for a positive `lm_weight`.
     """
     if options.method == "ctc_greedy":
         found = ctc_greedy(model.ctc_lin(memory).log_softmax(-1), lens, BLANK)
@@ -84,7 +94,8 @@ def search_transducer(
     _, most = length_limits(lens, options.maxlenratio, 0)
     most = torch.minimum(most, lens - 1)  # as ESPnet's u_max
     nbest = min(options.nbest, beam)
-    return _Search(model, memory, lens, most, beam).run(nbest)
+    weighed = lm if options.lm_weight > 0 else None
+    return _Search(model, memory, lens, most, beam, weighed, options.lm_weight).run(nbest)
 
 
 class _Predictor:
@@ -111,10 +122,32 @@ class _Predictor:
         return [] if state is None else [part for part in state if part is not None]
 
 
+def next_token(lm: torch.nn.Module, tokens: torch.Tensor, count: torch.Tensor, sos: int) -> torch.Tensor:
+    """Log-probabilities of the next token, from the whole prefix.
+
+    Hypotheses grow at different steps, so that what a language model kept of each would have another length.
+
+    Args:
+        lm: in evaluation mode.
+        tokens: (N, S) labels, padding behind.
+        count: (N,) how many there are.
+        sos: token that starts a sentence.
+
+    Returns:
+        (N, V).
+    """
+    prefix = torch.nn.functional.pad(tokens[:, : int(count.max())], (1, 0), value=sos)
+    there = torch.arange(prefix.size(1), device=prefix.device) <= count[:, None]
+    scores, _ = lm(prefix.masked_fill(~there, 0), None)
+    return scores[torch.arange(len(count), device=count.device), count].log_softmax(-1)
+
+
 class _Search:
     """State of the search; dead hypotheses have the score -inf."""
 
-    def __init__(self, model, memory: torch.Tensor, lens: torch.Tensor, most: torch.Tensor, beam: int):
+    def __init__(
+        self, model, memory, lens: torch.Tensor, most: torch.Tensor, beam: int, lm, lm_weight: float
+    ):
         self.joint, self.predictor = model.joint_network, _Predictor(model.decoder)
         self.lens, self.steps, self.beam = lens, lens + most, beam
         self.vocabulary = self.joint.lin_out.out_features
@@ -127,6 +160,10 @@ class _Search:
         self.predicted = self.joint.lin_dec(out)  # (B K, J)
         self.tokens = torch.zeros(batch, beam, int(self.steps.max()), dtype=torch.long, device=device)
         self.count = torch.zeros(batch, beam, dtype=torch.long, device=device)  # of labels, u
+        self.lm, self.lm_weight = lm, lm_weight
+        if lm is not None:
+            self.following = next_token(lm, self.tokens[:, 0], self.count[:, 0], self.vocabulary - 1)
+            self.following = self.following.repeat_interleave(beam, 0)  # (B K, V)
         # Sums over alignments in float64, as in ESPnet, whose scores are Python's own numbers.
         self.score = torch.full((batch, beam), -torch.inf, dtype=torch.float64, device=device)
         self.score[:, 0] = 0.0
@@ -153,11 +190,14 @@ class _Search:
             self.joint.joint_activation(encoded + self.predicted[alive.flatten()])
         ).log_softmax(-1)  # (N, V)
         best, numbers = scores[:, 1:].topk(width, dim=-1)
+        best = best.double()
+        if self.lm is not None:
+            best = best + self.lm_weight * self.following[alive.flatten()].gather(1, numbers + 1)
         before = self.score[alive]
         blank = torch.full_like(self.score, -torch.inf)
         blank[alive] = before + scores[:, BLANK].double()
         labels = blank.new_full((*blank.shape, width), -torch.inf)
-        labels[alive] = before[:, None] + best.double()
+        labels[alive] = before[:, None] + best
         chosen = self.count.new_zeros(labels.shape)
         chosen[alive] = numbers + 1
         return blank, labels, chosen
@@ -185,6 +225,8 @@ class _Search:
         source = torch.where(going[:, None], parent, torch.arange(self.beam, device=parent.device))
         source = (self.rows * self.beam + source).flatten()
         self.predicted = self.predicted[source]
+        if self.lm is not None:
+            self.following = self.following[source]
         self.state = [part[:, source] for part in self.state]
         grows = ((emitted > 0) & going[:, None]).flatten()
         if grows.any():
@@ -192,6 +234,10 @@ class _Search:
                 emitted.flatten()[grows], [part[:, grows] for part in self.state]
             )
             self.predicted[grows] = self.joint.lin_dec(out)
+            if self.lm is not None:
+                self.following[grows] = next_token(
+                    self.lm, tokens.flatten(0, 1)[grows], count.flatten()[grows], self.vocabulary - 1
+                )
             for part, new in zip(self.state, state, strict=True):
                 part[:, grows] = new
         self.score = torch.where(going[:, None], score, self.score)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from espnet2.asr_transducer.beam_search_transducer import BeamSearchTransducer
+from espnet2.lm.seq_rnn_lm import SequentialRNNLM
+from espnet2.lm.transformer_lm import TransformerLM
 
 from espnet_ext.decode.options import DecodeOptions, check_options
 from espnet_ext.decode.recogniser import Recogniser
-from espnet_ext.decode.transducer import search_transducer
+from espnet_ext.decode.transducer import next_token, search_transducer
 from espnet_ext.errors import UserError
 
 TOKENS = ["<blank>", "<unk>", *"abcdefghij", "<sos/eos>"]
@@ -81,11 +83,18 @@ def build():
     return make
 
 
-def stock(model, memory: torch.Tensor, beam: int, most: int, nbest: int) -> list[tuple[list[int], float]]:
+def stock(
+    model, memory: torch.Tensor, beam: int, most: int, nbest: int, lm=None, weight: float = 0.1
+) -> list[tuple[list[int], float]]:
     """ESPnet's own search of one utterance."""
     search = BeamSearchTransducer(
-        model.decoder, model.joint_network, beam, search_type="alsd", u_max=most, nbest=nbest
+        model.decoder, model.joint_network, beam, lm, weight, search_type="alsd", u_max=most, nbest=nbest
     )
+    if lm is not None:
+        # ESPnet pads between <sos> and the tokens: beside longer ones, an empty hypothesis reads padding.
+        search.create_lm_batch_inputs = lambda prefixes: torch.tensor(
+            [[prefix[-1] if prefix[1:] else search.sos] for prefix in prefixes]
+        )
     with torch.no_grad():
         return [(hypothesis.yseq[1:], float(hypothesis.score)) for hypothesis in search(memory)]
 
@@ -126,6 +135,40 @@ def test_hypotheses_that_meet_are_added_up(build, monkeypatch):
     monkeypatch.setattr(transducer._Search, "_merge", lambda self, score, tokens, count: score)
     wrong = search_transducer(model, memory, lens, options)
     assert [each[0].score for each in right] != [each[0].score for each in wrong]
+
+
+@pytest.mark.parametrize("weight", [0.3, 2.0])
+def test_shallow_fusion_equals_espnets(build, weight):
+    torch.manual_seed(1)
+    model, lm = build(), SequentialRNNLM(len(TOKENS), unit=8, nlayers=2).eval()
+    for parameter in lm.parameters():
+        parameter.detach().mul_(5)  # it has opinions
+    options = DecodeOptions(method="transducer", beam_size=4, lm_weight=weight)
+    with torch.no_grad():
+        found = search_transducer(model, MEMORY, LENS, options, lm)
+    plain = search_transducer(model, MEMORY, LENS, DecodeOptions(method="transducer", beam_size=4), lm)
+    for row, length in enumerate(LENS.tolist()):
+        ((tokens, score),) = stock(model, MEMORY[row, :length], 4, length, 1, lm, weight)
+        assert list(found[row][0].tokens) == tokens
+        np.testing.assert_allclose(found[row][0].score, score, atol=1e-4)
+    assert [each[0].tokens for each in plain] != [each[0].tokens for each in found]
+
+
+def test_next_token_of_a_transformer():
+    """Of each prefix alone, whatever the batch."""
+    torch.manual_seed(1)
+    lm = TransformerLM(len(TOKENS), pos_enc="sinusoidal", embed_unit=8, att_unit=8, head=2, unit=8, layer=2)
+    tokens, count = torch.randint(1, 12, (3, 7)), torch.tensor([5, 0, 2])
+    with torch.no_grad():
+        together = next_token(lm.eval(), tokens, count, 12)
+        for row, length in enumerate(count.tolist()):
+            alone = lm(torch.tensor([[12, *tokens[row, :length].tolist()]]), None)[0][0, -1].log_softmax(-1)
+            torch.testing.assert_close(together[row], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_fusion_without_a_language_model(build):
+    with pytest.raises(UserError, match="there is no language model"):
+        Recogniser(build(), DecodeOptions(method="transducer", lm_weight=0.3))
 
 
 def test_length_limit(build):
