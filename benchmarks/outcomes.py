@@ -72,11 +72,11 @@ def models(folder: Path) -> dict[str, dict]:
 
 
 def run(
-    recipe: Path, benchmark: str, name: str, options: dict[str, str], words: list[str], seed: int
+    recipe: Path, benchmark: str, name: str, options: dict[str, str], words: list[str], seed: int, stage: str
 ) -> None:
     """One run of the recipe, and its row."""
     start = time.time()
-    command = ["./run.sh", *words, "--seed", str(seed), "--stage", "targets", "--stop_stage", "score"]
+    command = ["./run.sh", *words, "--seed", str(seed), "--stage", stage, "--stop_stage", "score"]
     if subprocess.run(command, cwd=recipe).returncode:
         sys.exit(f"{name}, seed {seed}: the recipe failed; what is recorded stays, the same command goes on")
     folder = recipe / "exp" / f"{name}_seed{seed}"
@@ -145,6 +145,7 @@ def main() -> None:
         help="of systems with a transducer",
     )
     add("--lm", action="store_true", help="with the recipe's language model, for decode_*_lm.yaml")
+    add("--stage", default="targets", help="decode: models that are trained are decoded again")
     add("--sweep", action="store_true", help="the points of benchmarks/sweeps/METHOD.yaml, on dev alone")
     a = parser.parse_args()
     recipe = a.recipe.resolve()
@@ -159,7 +160,7 @@ def main() -> None:
                     continue
                 words = [f"--{option}={value}" for option, value in every.items()]
                 words += ["--tag", f"sweep_{point}_seed{seed}", "--test_sets="]
-                run(recipe, benchmark, name, options, words, seed)
+                run(recipe, benchmark, name, options, words, seed, a.stage)
         return
     benchmark = f"{a.method}_outcomes"
     for seed in a.seeds:
@@ -170,7 +171,7 @@ def main() -> None:
                 continue
             more = {name: value for name, value in every.items() if name not in options}
             words = ["--system", system.name, *words_of(more)]
-            run(recipe, benchmark, system.name, options, words, seed)
+            run(recipe, benchmark, system.name, options, words, seed, a.stage)
 
 
 if __name__ == "__main__":
