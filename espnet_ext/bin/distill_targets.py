@@ -1,11 +1,13 @@
 """Compute teachers' embeddings of some sets, for `--method distillation` (stage 7)."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import UserError, main_guard
+from espnet_ext.files import atomic_write_text
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     student = read_config(args.student)
     shift = frame_shift_of(student)
     rate = sample_rate((student.get("frontend_conf") or {}).get("fs", 16000))
+    dumps = []
     for name, place in places.items():
         own = conf.of(name)
         teacher = load_teacher(place, own.layer, own.long, "cuda" if args.ngpu else "cpu")
@@ -58,6 +61,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         done = f"{dump.cost()}; nothing is written (--dry_run)" if args.dry_run else None
         print(done or dump.run(args.job, args.num_jobs), flush=True)
+        dumps.append(dump)
+    # The job that ends last finds everything there.
+    if not args.dry_run and all(dump.complete() for dump in dumps):
+        about = {dump.name: {"place": places[dump.name], **dump.settings} for dump in dumps}
+        atomic_write_text(args.out_dir / "complete.json", json.dumps(about, indent=1) + "\n")
     return 0
 
 

@@ -206,6 +206,15 @@ class Dump:
         frames = sum(writer.frames(key) for key in order)
         return f"{self.folder}: embeddings of {len(order)} recordings are complete, {frames} frames"
 
+    def complete(self) -> bool:
+        """Whether all recordings of all sets are there, whichever job has written them, and the summary."""
+        try:
+            store = EmbeddingStore(self.folder)
+            store.summary()
+            return all(key in store for each in self.sets for key in store.keys_of(each).values())
+        except UserError:
+            return False
+
     def _keys(self, writer: EmbeddingWriter) -> dict[str, Clip]:
         """Recordings of all sets by key; sets that have not changed since are not read again."""
         found: dict[str, Clip] = {}

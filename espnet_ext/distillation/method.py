@@ -4,7 +4,7 @@ Legend: B batch, T frames, U labels.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -39,6 +39,7 @@ class DistillationMethod(TransducerMethod):
         options: see there.
         loss_norm: as TransducerMethod's.
         teacher: a frozen transducer of the same tokens and frame rate, or None.
+        stage1: summary of the training whose encoder this one starts from, for this one's summary.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class DistillationMethod(TransducerMethod):
         options: StudentOptions,
         loss_norm: str = "utterance",
         teacher: TransducerModel | None = None,
+        stage1: Mapping | None = None,
     ):
         super().__init__(model, updater, loss_norm)
+        self.stage1 = stage1
         self.options = options
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.updates = 0
@@ -82,7 +85,12 @@ class DistillationMethod(TransducerMethod):
         self.updates = int(state["updates"])
 
     def summary(self) -> dict:
-        return {"frozen_updates": min(self.updates, self.options.freeze_updates)}
+        found: dict = {"frozen_updates": min(self.updates, self.options.freeze_updates)}
+        if self.stage1:
+            # What the student has cost before; comparisons of equal compute count it.
+            wanted = ("teachers", "steps", "seconds", "batches", "frames")
+            found["stage1"] = {name: self.stage1[name] for name in wanted if name in self.stage1}
+        return found
 
     def _count(self, *_) -> None:
         self.updates += 1

@@ -11,6 +11,7 @@ from espnet_ext.distillation.stage1 import take_over
 from espnet_ext.distillation.streaming import frame_shift_of
 from espnet_ext.distillation.student import StudentTask
 from espnet_ext.distillation.targets import attach_clean_audio
+from espnet_ext.distillation.teachers import read_json
 from espnet_ext.errors import UserError
 from espnet_ext.train.method import Method
 from espnet_ext.train.signals import StopRequest
@@ -68,7 +69,8 @@ class DistillationTask(StudentTask):
         updates = args.max_epoch * streams["labelled"].steps(1)
         updater = cls.make_updater(args, model.parameters(), updates)
         teacher = cls._path_teacher(args, streams["labelled"].world) if args.path_teacher else None
-        return DistillationMethod(model, updater, options, args.loss_norm, teacher)
+        before = read_json(Path(args.stage1) / "train_summary.json") if args.stage1 else None
+        return DistillationMethod(model, updater, options, args.loss_norm, teacher, before)
 
     @classmethod
     def _path_teacher(cls, args: argparse.Namespace, everybody: World) -> TransducerModel:

@@ -12,12 +12,15 @@ TOLERANCE = 0.01
 def amount(summary: Mapping, name: str) -> float | None:
     """How much of something a training used; None where its summary does not say.
 
-    ``encoder_frames`` are frames read of all streams by one model; ``compute`` multiplies them by the
-    parameters of all models that read them (the peers of mutual learning), so that passes of a model count by
-    its size. ``updates`` are steps where nothing else is recorded.
+    ``encoder_frames`` are frames read of all streams by one model, those of a ``stage1`` whose encoder it
+    started from included; ``compute`` multiplies them by the parameters of all models that read them (the
+    peers of mutual learning), so that passes of a model count by its size. ``updates`` are steps where
+    nothing else is recorded.
 
     >>> amount({"frames": {"labelled": 10}, "parameters": 3}, "compute")
     30
+    >>> amount({"frames": {"labelled": 10}, "stage1": {"frames": {"labelled": 5}}}, "encoder_frames")
+    15
     """
     if name in summary:
         return summary[name]
@@ -29,7 +32,8 @@ def amount(summary: Mapping, name: str) -> float | None:
     if name == "unlabelled_hours" and batches:
         return 0 if not batches.get("unlabelled") else None
     if name in ("encoder_frames", "compute") and frames:
-        read = sum(frames.values())
+        before = (summary.get("stage1") or {}).get("frames") or {}
+        read = sum(frames.values()) + sum(before.values())
         if name == "encoder_frames":
             return read
         peers = (summary.get("peers") or {}).values()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # does: the method, or its control (--method none, plain fine-tuning)
+# when: {stage8: [starting_model]}
 # scope: ${method}_${tag}
 # options: [method, model_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, method_unlabelled, pseudo_text, lm_targets, init_part]
 # uncounted: [ngpu, resume, tag]
