@@ -8,7 +8,8 @@ from espnet_ext.errors import UserError, main_guard
 from espnet_ext.launch.cluster import Cluster
 from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
 from espnet_ext.launch.local import LocalRun
-from espnet_ext.launch.request import USAGE, Request, parse_request
+from espnet_ext.launch.preempt import checkpoints_of
+from espnet_ext.launch.request import USAGE, parse_request
 from espnet_ext.launch.settings import KINDS, load_settings
 from espnet_ext.launch.slurm import SlurmRun
 from espnet_ext.launch.stage import staged
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         step=plan.step,
         requeue=plan.requeue and not inside,
         offline=plan.offline,
-        progress={request.first: progress_of(request)},
+        progress={request.first: checkpoints_of(request.command)},
         max_fruitless=plan.max_fruitless,
     )
     if inside:
@@ -56,13 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
         os.execvp("bash", ["bash", str(JOB_SH), str(folder.path), str(request.first)])
     die_with_parent(os.getppid())
     return SlurmRun(request, plan, folder, cluster).run()
-
-
-def progress_of(request: Request) -> list[str]:
-    """Files of a training that change when it moves on."""
-    words = request.command
-    places = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--output_dir"]
-    return [str(Path(place, "checkpoint.pth")) for place in places]
 
 
 def _template() -> Path | None:

@@ -8,16 +8,22 @@ import time
 from pathlib import Path
 
 
-def open_log(path: Path, command: list[str]) -> int:
+def open_log(path: Path, command: list[str], append: bool = False) -> int:
     """Create a log with its header and return a descriptor to append to; the log before is kept as ``.prev``.
+
+    Args:
+        path: the log.
+        command: what is run.
+        append: the job runs once more: its log goes on.
 
     Raises:
         OSError: the folder or the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.stat().st_size:
+    if path.is_file() and path.stat().st_size and not append:
         os.replace(path, path.with_name(path.name + ".prev"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
     write(
         descriptor,
         f"# {shlex.join(command)}\n# Running on {socket.gethostname()}\n# Started at {time.ctime()}\n#\n",

@@ -16,6 +16,7 @@ from pathlib import Path
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.launch import joblog
 from espnet_ext.launch.machine import gpus
+from espnet_ext.launch.preempt import Preemption, Runs, checkpoints_of, fruitless_message
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.watch import Watch
 from espnet_ext.processes import cores, die_with_parent, signal_group
@@ -40,6 +41,8 @@ class _Job:
     start: float
     devices: list[str]
     told: bool = False
+    runs: Runs | None = None  # under fake preemption: the runs it has had
+    interrupted: int = 0  # by this signal
 
 
 class LocalRun:
@@ -69,6 +72,7 @@ class LocalRun:
         self.failure: tuple[_Job, int] | None = None
         self.kill_at = float("inf")
         self.again = False
+        self.preemption = Preemption.from_environment()
         self.watch = Watch(len(request), Path(request.log).name)
 
     def run(self) -> int:
@@ -90,6 +94,7 @@ class LocalRun:
                 if time.monotonic() > self.kill_at:
                     self._signal_jobs(signal.SIGKILL)
                     self.kill_at = float("inf")
+                self._preempt()
                 self.watch.show(len(self.running), [job.log for job in self.running])
                 time.sleep(0.02 if time.monotonic() - self.watch.start < 2 else 0.1)
         finally:
@@ -99,9 +104,11 @@ class LocalRun:
                 signal.signal(number, handler)
         return self._verdict()
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, runs: Runs | None = None) -> None:
         log, command = self.request.log_of(number), self.request.command_of(number)
-        descriptor = joblog.open_log(log, command)
+        descriptor = joblog.open_log(log, command, append=runs is not None)
+        if self.preemption and runs is None:
+            runs = Runs(checkpoints_of(command))
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(self.threads))
         devices = [self.devices.pop(0) for _ in range(self.request.gpu)]
@@ -123,7 +130,7 @@ class LocalRun:
             with contextlib.suppress(OSError):
                 hint = _START_HINTS.get(getattr(error, "errno", None), "")
                 joblog.write(descriptor, f"{command[0]}: cannot be started: {error}{hint}\n")
-        self.running.append(_Job(number, log, descriptor, process, time.monotonic(), devices))
+        self.running.append(_Job(number, log, descriptor, process, time.monotonic(), devices, runs=runs))
         if self.stop_signals:  # a signal may have come while the job was being started
             self._tell(self.running[-1])
 
@@ -138,6 +145,8 @@ class LocalRun:
             joblog.close_log(job.descriptor, code, time.monotonic() - job.start, self.threads)
             self.running.remove(job)
             self.devices += job.devices
+            if job.interrupted and self._run_again(job, code):
+                continue
             self.again |= code == RUN_AGAIN
             if code == 0:
                 self.watch.done += 1
@@ -147,6 +156,26 @@ class LocalRun:
                 self.waiting.clear()
                 self._tell(*self.running)
                 self.kill_at = time.monotonic() + GRACE
+
+    def _preempt(self) -> None:
+        """Interrupt what has run as long as fake preemption lets it."""
+        for job in self.running if self.preemption else []:
+            if not job.interrupted and time.monotonic() - job.start > self.preemption.seconds:
+                job.interrupted = self.preemption.signal_of(job.runs.count)
+                if job.process:
+                    signal_group(job.process.pid, job.interrupted)
+
+    def _run_again(self, job: _Job, code: int) -> bool:
+        """Start a job once more that fake preemption has interrupted; False if it has ended for good."""
+        if self.stop_signals or self.failure:
+            return False
+        if job.runs.again(code, job.interrupted):
+            self._start(job.number, job.runs)
+            return True
+        if job.runs.given_up:
+            with open(job.log, "a", encoding="utf-8") as log:
+                log.write(fruitless_message(job.runs.fruitless))
+        return False
 
     def _on_signal(self, number: int, frame) -> None:
         self.stop_signals += 1

@@ -23,22 +23,11 @@ def cluster():
         pytest.skip("slurmctld is not installed (Debian: apt-get install slurm-wlm munge)")
     text = subprocess.run([CLUSTER, "env"], capture_output=True, text=True, check=True).stdout
     os.environ["SLURM_CONF"] = text.split("=", 1)[1].strip()
-    # Through a file: the daemons would keep a pipe open.
-    with open(os.devnull, "w") as nothing:
-        mine = "it runs already" not in _up()
-        yield
-        if mine:
-            subprocess.run([CLUSTER, "down"], check=True, stdout=nothing)
-
-
-def _up() -> str:
-    log = Path(os.environ["SLURM_CONF"]).parent.with_suffix(".up.log")
-    with open(log, "w+") as handle:
-        done = subprocess.run([CLUSTER, "up"], stdout=handle, stderr=handle, stdin=subprocess.DEVNULL)
-        handle.seek(0)
-        text = handle.read()
-    assert done.returncode == 0, text
-    return text
+    done = subprocess.run([CLUSTER, "up"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield
+    if "it runs already" not in done.stdout:
+        subprocess.run([CLUSTER, "down"], check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -92,7 +81,7 @@ def run(start):
     return run
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=200):
     """Wait until a condition holds; returns its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -71,9 +71,9 @@ def test_requeued_by_hand_and_warned_ahead_of_the_limit(train, untouched):
     process, folder, log = train()
     job = None
     for number, how in enumerate(("requeue", "USR1", "requeue", "USR1")):
-        wait_for(lambda n=number: text(log).count("# Started at") == n + 1, 60)
+        wait_for(lambda n=number: text(log).count("# Started at") == n + 1)
         before = text(log).count("epoch ")
-        wait_for(lambda b=before: text(log).count("epoch ") > b, 60)
+        wait_for(lambda b=before: text(log).count("epoch ") > b)
         job = job or _jobs()[0]
         words = (
             ["scontrol", "requeue", job] if how == "requeue" else ["scancel", "--batch", "--signal=USR1", job]
@@ -92,7 +92,7 @@ def test_preempted_by_a_higher_partition(train, untouched, partition):
     """With a grace time it saves at a step; without one the last checkpoint is what it goes on from."""
     settings = f"partition: {partition}\ntrain: {{cpus: 32}}"
     process, folder, log = train(settings=settings, more=(*EPOCHS, "--checkpoint_steps", "1"))
-    wait_for(lambda: text(log).count("epoch ") >= 1, 60)
+    wait_for(lambda: text(log).count("epoch ") >= 1)
     slurm("srun", "--partition=urgent", "--cpus-per-task=32", "--mem=1000", "sleep", "1")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out + text(log)
@@ -117,7 +117,7 @@ def test_three_ends_without_progress(train):
     """A step takes longer than a run lasts: the save that never comes is noticed, and told."""
     process, folder, log = train(pause=1000)
     for number in range(3):
-        wait_for(lambda n=number: text(log).count("# Started at") == n + 1, 60)
+        wait_for(lambda n=number: text(log).count("# Started at") == n + 1)
         subprocess.run(["scontrol", "requeue", _jobs()[0]], check=True)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 1

@@ -41,6 +41,13 @@ wait_until() { # SECONDS COMMAND...
     done
 }
 
+start() { # DAEMON OPTION...: without our output, which it would keep open for ever
+    if ! "$@" </dev/null >"${state}/$1.start.log" 2>&1; then
+        cat "${state}/$1.start.log" >&2
+        die "$1 did not start; its log: ${state}/$1.log"
+    fi
+}
+
 up() {
     local program host
     for program in munged slurmctld slurmd sbatch; do
@@ -63,11 +70,10 @@ up() {
     printf 'NodeName=%s Name=gpu File=/dev/null\nNodeName=%s Name=gpu File=/dev/zero\n' "${host}" "${host}" >"${state}/gres.conf"
 
     # --force: it may run as root, and its folder may be in /tmp.
-    munged --force --key-file="${state}/munge.key" --socket="${state}/munge.socket" --pid-file="${state}/munged.pid" \
-        --log-file="${state}/munged.log" --seed-file="${state}/munge.seed" --num-threads=2 ||
-        die "munged did not start; its log: ${state}/munged.log"
-    slurmctld || die "slurmctld did not start; its log: ${state}/slurmctld.log"
-    slurmd || die "slurmd did not start; its log: ${state}/slurmd.log"
+    start munged --force --key-file="${state}/munge.key" --socket="${state}/munge.socket" --pid-file="${state}/munged.pid" \
+        --log-file="${state}/munged.log" --seed-file="${state}/munge.seed" --num-threads=2
+    start slurmctld
+    start slurmd
     wait_until 60 answers ||
         die "no answer for 60 seconds; the logs:" "${state}/slurmctld.log" "${state}/slurmd.log"
     echo "slurm: up. In a shell that is to use it: eval \"\$($(basename "${here%/*}")/local_slurm/cluster.sh env)\""

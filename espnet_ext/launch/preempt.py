@@ -1,0 +1,103 @@
+"""Fake preemption: the local back end interrupts its jobs and runs them again, as a cluster would.
+
+``ESPNET_EXT_PREEMPT="20 USR1 KILL"`` interrupts every job after each 20 seconds, in turn by the signal that
+comes ahead of a time limit and by one that leaves no time to save. So it can be seen on one machine, without
+Slurm, that a recipe survives what will happen to it.
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_ext.errors import RUN_AGAIN, UserError
+from espnet_ext.launch.jobfolder import MAX_FRUITLESS
+
+VARIABLE = "ESPNET_EXT_PREEMPT"
+#: What a time limit, a preemption and a lost node send.
+SIGNALS = ("USR1", "TERM", "KILL")
+
+
+@dataclass(frozen=True)
+class Preemption:
+    """When jobs are interrupted, and how."""
+
+    seconds: float
+    signals: tuple[int, ...]
+
+    @classmethod
+    def from_environment(cls) -> "Preemption | None":
+        """What the environment asks for.
+
+        Raises:
+            UserError: it is not ``SECONDS [SIGNAL...]``.
+        """
+        words = os.environ.get(VARIABLE, "").split()
+        if not words:
+            return None
+        try:
+            seconds = float(words[0])
+        except ValueError:
+            seconds = 0.0
+        names = words[1:] or ["TERM"]
+        if seconds <= 0 or set(names) - set(SIGNALS):
+            raise UserError(
+                f"{VARIABLE}={' '.join(words)}: expected seconds and signals of {', '.join(SIGNALS)}"
+            )
+        return cls(seconds, tuple(signal.Signals[f"SIG{name}"] for name in names))
+
+    def signal_of(self, run: int) -> int:
+        """How a job's run (the first is 0) is interrupted."""
+        return self.signals[run % len(self.signals)]
+
+
+class Runs:
+    """The runs of one job: whether it may run again."""
+
+    def __init__(self, progress: Sequence[str]):
+        """Nothing has run yet.
+
+        Args:
+            progress: files that change when the job has moved on.
+        """
+        self.progress, self.count, self.fruitless = progress, 0, 0
+        self.place = self._place()
+
+    def again(self, code: int, number: int) -> bool:
+        """Whether a job that was interrupted by a signal, and ended with a status, runs once more."""
+        if code not in (RUN_AGAIN, 128 + number):
+            return False
+        self.count += 1
+        before, self.place = self.place, self._place()
+        self.fruitless = self.fruitless + 1 if before == self.place else 0
+        return not self.given_up
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it got nowhere too often."""
+        return self.fruitless >= MAX_FRUITLESS
+
+    def _place(self) -> list[tuple]:
+        found = []
+        for name in self.progress:
+            if Path(name).exists():
+                stat = os.stat(name)
+                found.append((name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return found
+
+
+def checkpoints_of(command: Sequence[str]) -> list[str]:
+    """Files of a training that change when it moves on."""
+    places = [command[i + 1] for i, word in enumerate(command[:-1]) if word == "--output_dir"]
+    return [str(Path(place, "checkpoint.pth")) for place in places]
+
+
+def fruitless_message(times: int) -> str:
+    """What a job that gets nowhere is told."""
+    return (
+        f"error: this job ended {times} times without progress: no checkpoint was written in between. If it "
+        "was preempted or ran into its time limit, save more often (--checkpoint_minutes, --checkpoint_steps "
+        "of the training) or ask for a longer time limit (train: time in conf/slurm.yaml); else see above "
+        "why it ended.\n"
+    )

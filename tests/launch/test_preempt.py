@@ -1,0 +1,88 @@
+"""Fake preemption: what tests/slurm shows on a cluster, on this machine alone."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from espnet_ext.errors import UserError
+from espnet_ext.launch.preempt import Preemption
+from tests.train.conftest import toy_cmd, toy_corpus  # noqa: F401  fixtures
+from tests.train.test_survival import assert_same_end, end_of
+
+SLOW_TRAIN = Path(__file__).parents[1] / "slurm/slow_train.py"
+EPOCHS = ("--max_epoch", "8", "--resume", "true")
+
+
+@pytest.fixture
+def run(repo_root, tmp_path):
+    """Function: (what preempts, words...) → exit status, output, text of the log x.log."""
+
+    def run(preempt, *words):
+        environment = {**os.environ, "PYTHONPATH": str(repo_root), "ESPNET_EXT_PREEMPT": preempt}
+        command = [sys.executable, "-m", "espnet_ext.bin.run_local", "--num_threads", "1", "x.log"]
+        done = subprocess.run(
+            [*command, *map(str, words)],
+            cwd=tmp_path,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return done.returncode, done.stdout + done.stderr, (tmp_path / "x.log").read_text()
+
+    return run
+
+
+@pytest.mark.parametrize("how", ["USR1", "TERM", "KILL"])
+def test_a_job_that_wants_to_go_on_runs_again(run, tmp_path, how):
+    """It counts its runs in a file, which is also its checkpoint; the third one ends it."""
+    script = (
+        'trap "exit 75" USR1 TERM; echo run >>exp/checkpoint.pth; '
+        "[ $(wc -l <exp/checkpoint.pth) = 3 ] && exit 0; while true; do sleep 0.05; done"
+    )
+    (tmp_path / "exp").mkdir()
+    code, output, log = run(f"0.5 {how}", "sh", "-c", script, "--output_dir", "exp")
+    assert code == 0, output + log
+    assert log.count("# Started at") == log.count("# Ended (code") == 3
+    assert log.count("# Ended (code 0)") == 1
+
+
+def test_three_ends_without_progress(run):
+    code, output, log = run("0.3", "sh", "-c", 'trap "exit 75" TERM; while true; do sleep 0.05; done')
+    assert code == 75
+    assert log.count("# Started at") == 3 and "ended 3 times without progress" in log
+    assert "--checkpoint_minutes" in log
+
+
+def test_a_failure_is_no_preemption(run):
+    code, _, log = run("0.3 KILL USR1", "sh", "-c", "sleep 0.1; exit 3")
+    assert code == 3 and log.count("# Started at") == 1
+    code, _, log = run("0.3", "sh", "-c", 'trap "exit 4" TERM; while true; do sleep 0.05; done')
+    assert code == 4 and log.count("# Started at") == 1
+
+
+def test_mistakes(monkeypatch):
+    for wrong in ("soon", "-1", "3 HUP"):
+        monkeypatch.setenv("ESPNET_EXT_PREEMPT", wrong)
+        with pytest.raises(UserError, match="expected seconds and signals of USR1, TERM, KILL"):
+            Preemption.from_environment()
+
+
+@pytest.mark.slow
+def test_a_training_in_slices_ends_as_if_left_alone(run, toy_cmd, tmp_path):  # noqa: F811
+    """Interrupted in turn ahead of a limit (it saves) and without time to save, to the end."""
+    begin = time.monotonic()
+    other = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "other", *EPOCHS)]
+    subprocess.run(other, check=True, stdout=subprocess.DEVNULL)
+    # Longer than a start takes on this machine now, and pauses that make three slices of it.
+    slice = 1.5 * (time.monotonic() - begin) + 1.0
+    pause = 2.2 * slice / end_of(tmp_path / "other")["progress"]["step"]
+    slow = [sys.executable, SLOW_TRAIN, pause, *toy_cmd(tmp_path / "exp", *EPOCHS)]
+    code, output, log = run(f"{slice} USR1 KILL", *slow)
+    assert code == 0, output + log
+    assert log.count("# Started at") >= 3 and "saved at step" in log
+    assert_same_end(tmp_path / "exp", tmp_path / "other")
