@@ -20,8 +20,10 @@
 # logs: ["${logdir}/07_targets_lm_${lm_teacher_tag}_${token_unit}.log"]
 . "${template_dir}/utils/stage.sh"
 
+arguments=(--teacher "${lm_teacher_place}" --layers "${lm_layers}" --case "${lm_case}" --out_dir "${lm_targets}" "${token_args[@]}")
+arguments+=(--text "${dump}/${train_data}/text" --other_text "${dump}/${valid_set}/text" --ngpu "$((ngpu > 0))")
+# Disk and time, on the screen, before they are spent.
+run python -m espnet_ext.bin.lm_targets "${arguments[@]}" --dry_run
 # Keyed by text and settings: a second run computes what is missing, and nothing else.
 run "${decode_cmd}" --gpu "$((ngpu > 0))" "${logdir}/07_targets_lm_${lm_teacher_tag}_${token_unit}.log" \
-    python -m espnet_ext.bin.lm_targets --teacher "${lm_teacher_place}" --layers "${lm_layers}" --case "${lm_case}" \
-    --text "${dump}/${train_data}/text" --other_text "${dump}/${valid_set}/text" "${token_args[@]}" \
-    --ngpu "$((ngpu > 0))" --out_dir "${lm_targets}"
+    python -m espnet_ext.bin.lm_targets "${arguments[@]}"
