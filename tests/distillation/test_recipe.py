@@ -92,3 +92,7 @@ def test_commands_of_systems(repo_root, tmp_path):
     )
     assert "--task ssl" not in more and "--teacher hubert=/models/hubert" in more
     assert f"--unlabelled_data_dir {tmp_path}/dump/raw/unlabelled" in commands(more, "distillation_encoder")
+
+    live = dry_run(repo_root, tmp_path, "--method", "distillation", "--on_the_fly", "true")
+    assert "distill_targets" not in live
+    assert "--live_teacher supervised=" in commands(live, "distillation_encoder")

@@ -199,3 +199,17 @@ else
     if [ -n "${noise_scp:-}" ]; then input_args+=(--noise_scp "${noise_scp}"); fi
     if [ -n "${rir_scp:-}" ]; then input_args+=(--rir_scp "${rir_scp}"); fi
 fi
+
+# export_teachers: write the teachers that the recipe has trained as plain models; then teacher_places has NAME=PLACE of
+# each of the method distillation's teachers.
+export_teachers() {
+    local exp
+    read -r -a teacher_places <<<"${teachers}"
+    if [ "${own_teachers}" != true ]; then return 0; fi
+    # shellcheck disable=SC2034  # used by the stages
+    teacher_places=("supervised=${pretrain_exp}/export" "bestrq=${bestrq_exp}/export")
+    for exp in "${pretrain_exp}" "${bestrq_exp}"; do
+        run "${cpu_cmd}" "${exp}/export.log" \
+            python -m espnet_ext.bin.export_model --exp_dir "${exp}" --nbest "${nbest}" --out_dir "${exp}/export"
+    done
+}
