@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["espnet_ext", "espnet_ext.*"]),
-    package_data={"espnet_ext": ["**/*.yaml", "launch/job.sh"]},
+    package_data={"espnet_ext": ["**/*.yaml", "launch/job.sh", "report/assets/*"]},
     install_requires=[
         "espnet==202511",
         "torch==2.11.0",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from functools import partial
 from importlib.metadata import version
@@ -45,6 +46,9 @@ def main(argv: list[str] | None = None) -> None:
         **result(scored, texts),
         "ref": str(args.ref),
         "hyp": str(args.hyp),
+        "command": shlex.join(
+            ["python", "-m", "espnet_ext.bin.score", *(sys.argv[1:] if argv is None else map(str, argv))]
+        ),
         "versions": {name: version(name) for name in ("kaldialign", "numpy", "scipy")},
     }
     split = partial(utterances.units_of, unit=texts.unit)

@@ -9,17 +9,18 @@ import csv
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from espnet_ext.errors import UserError
 from espnet_ext.score import utterances
 from espnet_ext.score.utterances import Utterances
 
-_SEED = re.compile(r"(.+)_seed(\d+)\Z")
+_SEED = re.compile(r"(.+)_seed(\d+)(?:/(peer\d+))?\Z")
+_PEER = re.compile(r"(.+)/(peer\d+)\Z")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
     """One scored set.
 
@@ -31,6 +32,8 @@ class Result:
         decode: contents of ``decode.json``, None where it is missing.
         outdated: the experiment's exported model is another one now than the one that was decoded with.
         utterances: texts and errors of every utterance, None where they are missing.
+        operations: alignments, once somebody asked for them.
+        data_dir: of the set that was decoded, for its audio.
     """
 
     experiment: str
@@ -40,6 +43,8 @@ class Result:
     decode: dict | None
     outdated: bool = False
     utterances: Utterances | None = None
+    operations: list[str] | None = None
+    data_dir: Path | None = None
 
     @property
     def place(self) -> str:
@@ -56,17 +61,24 @@ class Experiment:
         summary: contents of ``train_summary.json``; None where the training has not finished.
         export: contents of ``export/export.json``.
         history: rows of ``history.csv``, column by column; empty cells are left out of a row.
+        calibration: contents of ``calibration/<set>.json`` by set.
     """
 
     name: str
     summary: dict | None = None
     export: dict | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    calibration: dict[str, dict] = field(default_factory=dict)
 
     @property
     def system(self) -> str:
         """What it is a training of: its name without the seed."""
         return split_seed(self.name)[0]
+
+    @property
+    def seed(self) -> str:
+        """The seed in its name, empty where there is none."""
+        return split_seed(self.name)[1]
 
 
 @dataclass
@@ -78,6 +90,19 @@ class Collection:
     stages: list[dict] = field(default_factory=list)  # the driver's records, in the order of the stages
     problems: list[str] = field(default_factory=list)  # what could not be used, in words
 
+    def trainings(self, system: str) -> list[Experiment]:
+        """The trainings of a system; the peers of a training are no trainings of their own."""
+        return [each for each in self.experiments if split_seed(each.name)[::2] == (system, "")]
+
+    def rename(self, old: str, new: str) -> None:
+        """Call an experiment otherwise, its peers with it."""
+
+        def renamed(name: str) -> str:
+            return new + name[len(old) :] if name == old or name.startswith(f"{old}/") else name
+
+        self.experiments = [replace(each, name=renamed(each.name)) for each in self.experiments]
+        self.results = [replace(each, experiment=renamed(each.experiment)) for each in self.results]
+
     def add(self, other: "Collection") -> None:
         """Take in another collection."""
         self.experiments += other.experiments
@@ -86,14 +111,19 @@ class Collection:
         self.problems += other.problems
 
 
-def split_seed(name: str) -> tuple[str, str]:
-    """System and seed of an experiment's name.
+def split_seed(name: str) -> tuple[str, str, str]:
+    """System, seed and peer of an experiment's name.
 
     >>> split_seed("gan_no_critic_seed2"), split_seed("asr_train_conformer")
-    (('gan_no_critic', '2'), ('asr_train_conformer', ''))
+    (('gan_no_critic', '2', ''), ('asr_train_conformer', '', ''))
+    >>> split_seed("mutual_learning_seed1/peer2"), split_seed("mine/peer1")
+    (('mutual_learning', '1', 'peer2'), ('mine', '', 'peer1'))
     """
     match = _SEED.match(name)
-    return (match[1], match[2]) if match else (name, "")
+    if match:
+        return match[1], match[2], match[3] or ""
+    match = _PEER.match(name)
+    return (match[1], "", match[2]) if match else (name, "", "")
 
 
 def collect(expdir: Path) -> Collection:
@@ -130,19 +160,33 @@ def is_experiment(folder: Path) -> bool:
 
 
 def collect_experiment(folder: Path) -> Collection:
-    """Read one experiment of this project."""
+    """Read one experiment of this project; each of its peers is an experiment beside it."""
+    found = _collect_one(folder, folder.name)
+    for peer in sorted(folder.glob("peer[0-9]*")):
+        if is_experiment(peer) or (peer / "export").is_dir():
+            found.add(_collect_one(peer, f"{folder.name}/{peer.name}"))
+    return found
+
+
+def _collect_one(folder: Path, name: str) -> Collection:
     problems: list[str] = []
     experiment = Experiment(
-        folder.name,
+        name,
         _json(folder / "train_summary.json", problems),
         _json(folder / "export" / "export.json", problems),
         read_history(folder / "history.csv", problems),
+        {
+            path.stem: each
+            for path in sorted((folder / "calibration").glob("*.json"))
+            if (each := _json(path, problems))
+        },
     )
-    return Collection([experiment], _results(folder, problems), [], problems)
+    return Collection([experiment], _results(folder, name, problems), [], problems)
 
 
-def _results(folder: Path, problems: list[str]) -> list[Result]:
+def _results(folder: Path, name: str, problems: list[str]) -> list[Result]:
     found = []
+    recipe = folder.resolve().parents[1 + name.count("/")]
     model = folder / "export" / "model.pth"
     digest = hashlib.sha256(model.read_bytes()).hexdigest() if model.exists() else None
     for path in sorted(folder.glob("decode_*/*")):
@@ -166,7 +210,8 @@ def _results(folder: Path, problems: list[str]) -> list[Result]:
                 )
         outdated = None not in (digest, decode) and decode.get("model_sha256") != digest
         tag = path.parent.name.removeprefix("decode_")
-        found.append(Result(folder.name, tag, path.name, score, decode, outdated, each))
+        data_dir = recipe / decode["data_dir"] if decode and "data_dir" in decode else None
+        found.append(Result(name, tag, path.name, score, decode, outdated, each, data_dir=data_dir))
     return found
 
 

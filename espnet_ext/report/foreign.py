@@ -4,12 +4,12 @@ ESPnet leaves ``<exp>/<inference tag>/<set>/`` (or ``.../org/<set>/``) with ``sc
 it was scored, and ``text`` where it was decoded. They are scored here, in memory, as stage 11 would.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from espnet_ext.errors import UserError
-from espnet_ext.report.collect import Collection, Experiment, Result, collect_experiment, read_history
+from espnet_ext.report.collect import Collection, Experiment, Result, collect_experiment, is_experiment
 from espnet_ext.score.foreign import read_sides, read_text, read_trn, trn_speaker
 from espnet_ext.score.result import result, score
 from espnet_ext.score.sets import TextSet, text_set, utt2spk_beside
@@ -28,15 +28,70 @@ class Scoring:
         return text_set(references, hypotheses, files, speakers, self.normalisation, self.unit)
 
 
-def collect_folder(folder: Path, scoring: Scoring) -> Collection:
-    """One experiment folder, of this project or of ESPnet.
+def collect_all(paths: Sequence[Path], scoring: Scoring, strict: bool = True) -> Collection:
+    """Everything that a command line names: experiments, folders of experiments, pairs of files.
+
+    What cannot be used becomes a problem of the collection.
 
     Raises:
-        UserError: it does not exist, or nothing in it was decoded.
+        UserError: files do not come in pairs; or, if ``strict``, nothing of it all can be used.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such experiment folder")
+    found, named = Collection(), _distinct(paths)
+    files = [path for path in paths if path.is_file()]
+    if len(files) % 2:
+        raise UserError(
+            f"{files[-1]}: expected pairs of files, references and then hypotheses, found {len(files)} files"
+        )
+    for path in paths:
+        if path.is_file():
+            continue
+        try:
+            found.add(_folder(path, scoring, named))
+        except UserError as error:
+            found.problems.append(str(error))
+    for ref, hyp in zip(files[::2], files[1::2], strict=True):
+        try:
+            found.add(collect_pair(ref, hyp, scoring, named[hyp]))
+        except UserError as error:
+            found.problems.append(str(error))
+    if strict and not any(each.score for each in found.results):
+        raise UserError("\n".join(["nothing to report on:", *found.problems]))
+    return found
+
+
+def _distinct(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for each path: its own, with as many of its folders as tell it from the others."""
+    names = {}
+    for path in paths:
+        parts = path.resolve().parts[:-1] + (path.stem if path.is_file() else path.resolve().name,)
+        names[path] = parts
+    depth = dict.fromkeys(names, 1)
+    for _ in range(8):
+        short = {path: "/".join(parts[-depth[path] :]) for path, parts in names.items()}
+        twice = [path for path in short if list(short.values()).count(short[path]) > 1]
+        for path in twice:
+            depth[path] += 1
+    return short
+
+
+def _folder(path: Path, scoring: Scoring, named: dict[Path, str]) -> Collection:
+    """An experiment, or a folder of experiments."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such experiment folder, and no such file")
+    inside = [each for each in sorted(path.iterdir()) if is_experiment(each)]
+    if inside and not is_experiment(path):
+        found = Collection()
+        for each in inside:
+            found.add(collect_folder(each, scoring))
+        return found
+    return collect_folder(path, scoring, named[path])
+
+
+def collect_folder(folder: Path, scoring: Scoring, name: str = "") -> Collection:
+    """One experiment folder, of this project or of ESPnet; ``name`` is what it is called, if not as it is."""
     found = collect_experiment(folder)
+    if name and "/" in name:
+        found.rename(folder.name, name)
     if any(each.score for each in found.results):
         return found
     problems: list[str] = []
@@ -46,9 +101,10 @@ def collect_folder(folder: Path, scoring: Scoring) -> Collection:
             f"{folder}: nothing decoded in it: expected <decoding>/<set>/score_wer/hyp.trn or "
             "<decoding>/<set>/text"
         ]
-    about = found.experiments[0]
-    history = about.history or read_history(folder / "history.csv", [])
-    return Collection([Experiment(folder.name, about.summary, about.export, history)], results, [], problems)
+    found.results, found.problems = results, problems
+    if name and "/" in name:
+        found.rename(folder.name, name)
+    return found
 
 
 def _espnet(folder: Path, scoring: Scoring, problems: list[str]) -> Iterable[Result]:
@@ -102,7 +158,7 @@ def _from_text(path: Path, folder: Path, dataset: str, scoring: Scoring) -> Text
     )
 
 
-def collect_pair(ref: Path, hyp: Path, scoring: Scoring) -> Collection:
+def collect_pair(ref: Path, hyp: Path, scoring: Scoring, name: str = "") -> Collection:
     """A plain pair of files; the system has the hypotheses' name, the set that of the references.
 
     Raises:
@@ -110,8 +166,9 @@ def collect_pair(ref: Path, hyp: Path, scoring: Scoring) -> Collection:
     """
     references, hypotheses, speakers, ids = read_sides(ref, hyp)
     texts = scoring.texts(references, hypotheses, (str(ref), str(hyp)), speakers)
-    found = _result(hyp.stem, "", ref.stem, texts, hyp, [f"{hyp}: {ids}"])
-    return Collection([Experiment(hyp.stem)], [found])
+    name = name or hyp.stem
+    found = _result(name, "", ref.stem, texts, hyp, [f"{hyp}: {ids}"])
+    return Collection([Experiment(name)], [found])
 
 
 def _result(

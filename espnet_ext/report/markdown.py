@@ -2,127 +2,180 @@
 
 from collections.abc import Iterator
 
-from espnet_ext.report.collect import Collection, Experiment, Result
 from espnet_ext.report.table import MISSING, duration, escape, table
 
 #: Stands behind a figure that belongs to an older model than the one that is exported now.
 OUTDATED = "(!)"
 
 
-def render(found: Collection, provenance: dict, curves: str | None) -> str:
+def render(results: dict, curves: str | None) -> str:
     """The whole report.
 
     Args:
-        found: what there is.
-        provenance: of the report itself (:func:`espnet_ext.recipe.provenance.provenance`).
+        results: results.json (:func:`espnet_ext.report.build.build`).
         curves: file name of the picture of learning curves, None if there is none.
     """
-    parts = ["# Results", *_rates(found), *_problems(found), *_details(found), *_experiments(found)]
-    parts += _curves(curves)
-    parts += [*_commands(found), *_versions(found, provenance)]
+    parts = ["# Results", *_rates(results), *_verdicts(results), *_problems(results), *_details(results)]
+    parts += [*_experiments(results), *_curves(curves), *_commands(results), *_versions(results)]
     return "\n\n".join(parts) + "\n"
 
 
-def _rates(found: Collection) -> Iterator[str]:
-    scored = [result for result in found.results if result.score]
-    if not scored:
-        yield "No set has been scored yet: run stages 10 (decode) and 11 (score)."
+def _rates(results: dict) -> Iterator[str]:
+    summaries = results["summaries"]
+    if not summaries:
+        if any(each["scored"] for each in results["results"]):
+            yield "Nothing can be put side by side: see what is missing."
+        else:
+            yield "No set has been scored yet: run stages 10 (decode) and 11 (score)."
         return
-    sets = sorted({result.dataset for result in scored})
-    by_place = {(each.experiment, each.decoding, each.dataset): each for each in scored}
-    rows = [
-        [experiment, decoding, *(_wer(by_place.get((experiment, decoding, each))) for each in sets)]
-        for decoding, experiment in sorted({(each.decoding, each.experiment) for each in scored})
-    ]
-    yield "Word error rates in percent. `joint` combines CTC and attention; look there first."
-    yield table(["experiment", "decoding", *sets], rows, 2)
-    if any(result.outdated for result in scored):
+    sets = sorted({each["set"] for each in summaries})
+    by_place = {(each["system"], each["decoding"], each["set"]): each for each in summaries}
+    old = {(each["system"], each["decoding"], each["set"]) for each in results["results"] if each["outdated"]}
+    rows = []
+    for decoding, system in sorted({(each["decoding"], each["system"]) for each in summaries}):
+        cells, seeds = [], 0
+        for name in sets:
+            place = (system, decoding, name)
+            each = by_place.get(place)
+            seeds = max(seeds, len(each["seeds"]) if each else 0)
+            cells.append(each and _with_interval(each) + (f" {OUTDATED}" if place in old else ""))
+        rows.append([system, decoding, seeds, *cells])
+    measures = sorted({each["measure"] for each in summaries})
+    yield (
+        f"{' or '.join(_NAMES[each] for each in measures)} in percent with 95 % intervals, means over seeds. "
+        f"Systems are compared by `{results['decoding'] or 'the only decoding'}`."
+    )
+    yield table(["system", "decoding", "seeds", *sets], rows, 2)
+    yield from _interval_notes(summaries)
+    if old:
         yield f"{OUTDATED} decoded with another model than the one exported now: run stages 10 to 12 again."
 
 
-def _problems(found: Collection) -> Iterator[str]:
-    if found.problems:
-        yield "## What is missing"
-        yield "\n".join(f"- {escape(problem)}" for problem in found.problems)
+_NAMES = {"wer": "Word error rates", "cer": "Character error rates"}
 
 
-def _wer(result: Result | None) -> str | None:
-    if result is None:
-        return None
-    return _percent(result.score["wer"]) + (f" {OUTDATED}" if result.outdated else "")
+def _with_interval(each: dict) -> str:
+    if each["value"] is None:
+        return "undefined"
+    return f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]"
+
+
+def _interval_notes(summaries: list[dict]) -> Iterator[str]:
+    drawn = {each["set"]: each for each in summaries if each["drawn"]}
+    of_speakers = [
+        f"{name} ({each['groups']})" for name, each in drawn.items() if each["drawn"] == "speakers"
+    ]
+    others = [name for name, each in drawn.items() if each["drawn"] == "utterances"]
+    notes = []
+    if of_speakers:
+        notes.append(f"over speakers: {', '.join(sorted(of_speakers))}")
+    if others:
+        notes.append(
+            f"over single utterances, since under 10 speakers are known: {', '.join(sorted(others))}; "
+            "nothing is said about other speakers there"
+        )
+    if notes:
+        yield f"Intervals are drawn {'; '.join(notes)}; and over seeds where there are several."
 
 
 def _percent(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
 
 
-def _details(found: Collection) -> Iterator[str]:
+def _verdicts(results: dict) -> Iterator[str]:
+    if not results["comparisons"] and not results["not_compared"]:
+        return
+    yield "## Verdicts"
+    if results["comparisons"]:
+        yield (
+            f"Each system against its control by `{results['decoding']}`, on sets that nothing was "
+            "chosen on; paired bootstrap, corrected for all comparisons of this report (Holm)."
+        )
+    for each in results["comparisons"]:
+        rates = " against ".join(f"{rate:.2f}" for rate in each["rates"])
+        seeds = f", seeds {', '.join(each['seeds'])}" if all(each["seeds"]) else ""
+        lines = [
+            f"**{escape(each['system'])}** against **{escape(each['control'])}** on {escape(each['set'])} "
+            f"({each['measure'].upper()} {rates} %{seeds}): {escape(each['verdict'])}."
+        ]
+        lines += [f"- {escape(note)}" for note in each["caveats"]]
+        if each["mapsswe"]:
+            tests = (
+                f"{('seed ' + t['seed'] + ' ') if t['seed'] else ''}z = {t['z']:.2f}, p = {t['p']:.3g}"
+                for t in each["mapsswe"]
+            )
+            lines.append(f"- matched pairs (MAPSSWE), blind to training: {'; '.join(tests)}")
+        yield "\n".join(lines)
+    if results["not_compared"]:
+        yield "\n".join(
+            escape(f"- not compared: {each['system']} with {each['control']} ({each['reason']})")
+            for each in results["not_compared"]
+        )
+
+
+def _problems(results: dict) -> Iterator[str]:
+    if results["problems"]:
+        yield "## What is missing"
+        yield "\n".join(f"- {escape(problem)}" for problem in results["problems"])
+
+
+def _details(results: dict) -> Iterator[str]:
     yield "## Details"
     yield (
         "WER, CER and SER (sentences with an error) in percent; S, D, I: substituted, deleted, inserted "
-        "words; RTF: seconds of decoding per second of audio."
+        "words (characters where the language has no spaces); RTF: seconds of decoding per second of audio."
     )
-    head = "experiment decoding set WER CER SER S D I words sentences RTF device".split()
-    ordered = sorted(found.results, key=lambda each: (each.dataset, each.decoding, each.experiment))
-    yield table(head, [_detail_row(result) for result in ordered], 3)
-    notes = sorted({result.score["normalisation"] for result in found.results if result.score})
+    head = "experiment decoding set WER CER SER S D I units sentences RTF device".split()
+    yield table(head, [_detail_row(each) for each in results["results"]], 3)
+    notes = sorted({each["normalisation"] for each in results["results"] if each["scored"]})
     yield f"Normalisation before scoring: {'; '.join(notes) or MISSING}."
+    for each in results["results"]:
+        if each["notes"]:
+            place = "/".join(filter(None, (each["experiment"], each["decoding"], each["set"])))
+            yield f"{escape(place)}: {'; '.join(map(escape, each['notes']))}."
 
 
-def _detail_row(result: Result) -> list:
-    place = [result.experiment, result.decoding, result.dataset]
-    decode = result.decode or {}
-    rtf = [None if "rtf" not in decode else f"{decode['rtf']:.4f}", _device(decode)]
-    score = result.score
-    if score is None:
-        return [*place, *[None] * 8, *rtf]
-    words = score["words"]
-    counts = [words[name] for name in ("substitutions", "deletions", "insertions", "reference")]
-    return [
-        *place,
-        *(_percent(score[rate]) for rate in ("wer", "cer", "ser")),
-        *counts,
-        score["sentences"],
-        *rtf,
-    ]
+def _detail_row(each: dict) -> list:
+    place = [each["experiment"], each["decoding"], each["set"]]
+    speed = [None if each["rtf"] is None else f"{each['rtf']:.4f}", _device(each)]
+    if not each["scored"]:
+        return [*place, *[None] * 8, *speed]
+    counts = each["characters" if each["counted"] == "char" else "words"]
+    kinds = [counts[name] for name in ("substitutions", "deletions", "insertions", "reference")]
+    rates = ["" if name == "wer" and each["counted"] == "char" else _percent(each[name]) for name in _SHOWN]
+    return [*place, *rates, *kinds, each["sentences"], *speed]
 
 
-def _device(decode: dict) -> str | None:
-    if "device" not in decode:
+_SHOWN = ("wer", "cer", "ser")
+
+
+def _device(each: dict) -> str | None:
+    if not each["device"]:
         return None
-    device = decode["device"]
-    threads = f", {decode['threads']} thread{'s' * (decode['threads'] > 1)}" if device == "cpu" else ""
-    return device + threads + (f", {decode['jobs']} jobs" if decode["jobs"] > 1 else "")
+    threads, jobs = each["threads"] or 1, each["jobs"] or 1
+    text = each["device"]
+    if text == "cpu":
+        text += f", {threads} thread{'s' * (threads > 1)}"
+    return text + (f", {jobs} jobs" if jobs > 1 else "")
 
 
-def _experiments(found: Collection) -> Iterator[str]:
+def _experiments(results: dict) -> Iterator[str]:
     yield "## Experiments"
-    head = [
-        "experiment",
-        "averaged epochs",
-        "seed",
-        "parameters",
-        "epochs",
-        "steps",
-        "labelled batches",
-        "training",
-    ]
-    yield table(head, [_experiment_row(each) for each in found.experiments], 2)
+    head = "experiment,averaged epochs,seed,parameters,epochs,steps,labelled batches,training".split(",")
+    yield table(head, [_experiment_row(each) for each in results["experiments"]], 2)
 
 
-def _experiment_row(experiment: Experiment) -> list:
-    summary = experiment.summary or {}
-    epochs = (experiment.export or {}).get("epochs")
-    parameters = summary.get("parameters")
+def _experiment_row(each: dict) -> list:
+    epochs, parameters = each["averaged_epochs"], each["parameters"]
     return [
-        experiment.name,
+        each["name"],
         None if epochs is None else ", ".join(map(str, epochs)),
-        summary.get("seed"),
+        each["seed"],
         None if parameters is None else f"{parameters:,}",
-        summary.get("epochs"),
-        summary.get("steps"),
-        summary.get("labelled_batches"),
-        duration(summary.get("seconds")),
+        each["epochs"],
+        each["steps"],
+        each["labelled_batches"],
+        duration(each["training_seconds"]),
     ]
 
 
@@ -131,13 +184,16 @@ def _curves(curves: str | None) -> Iterator[str]:
     yield f"![validation curves]({curves})" if curves else f"{MISSING}: no experiment has a history.csv."
 
 
-def _commands(found: Collection) -> Iterator[str]:
+def _commands(results: dict) -> Iterator[str]:
     yield "## Commands"
-    yield from _stage_commands(found.stages)
-    decoded = [result for result in found.results if result.decode]
-    if decoded:
-        yield "Decoding:"
-        yield _code(sorted({result.decode["command"] for result in decoded}))
+    yield from _stage_commands(results["stages"])
+    for title, name in (("Decoding:", "decode_command"), ("Scoring:", "score_command")):
+        commands = sorted({each[name] for each in results["results"] if each[name]})
+        if commands:
+            yield title
+            yield _code(commands)
+    yield "This report:"
+    yield _code([results["made_by"]["command"]])
 
 
 def _stage_commands(stages: list[dict]) -> Iterator[str]:
@@ -146,8 +202,6 @@ def _stage_commands(stages: list[dict]) -> Iterator[str]:
         yield f"Stages: {MISSING}; they were not run by the driver, which records them in `.stages`."
     by_command: dict[str, list[dict]] = {}
     for record in stages:
-        if record["stage"] == "report":  # it is running now, whatever it will say later
-            continue
         by_command.setdefault(record["command"], []).append(record)
     for command, records in by_command.items():
         ran = [
@@ -164,18 +218,18 @@ def _code(lines: list[str]) -> str:
     return "\n".join(["```sh", *lines, "```"])
 
 
-def _versions(found: Collection, report: dict) -> Iterator[str]:
+def _versions(results: dict) -> Iterator[str]:
     """Versions of what decoded: one column where all results agree, else one a group of results."""
     yield "## Versions"
     groups: dict[tuple, list[str]] = {}
-    for result in found.results:
-        if result.decode:
-            place = f"{result.experiment}/{result.decoding}/{result.dataset}"
-            groups.setdefault(tuple(_software(result.decode).items()), []).append(place)
+    for each in results["results"]:
+        if each["versions"]:
+            place = f"{each['experiment']}/{each['decoding']}/{each['set']}"
+            groups.setdefault(tuple(_software(each).items()), []).append(place)
     heads = (
         ["decoding"] if len(groups) == 1 else [f"decoding {number}" for number in range(1, len(groups) + 1)]
     )
-    software = [_software(report), *(dict(each) for each in groups)]
+    software = [_software(results["made_by"]), *(dict(each) for each in groups)]
     names = list(dict.fromkeys(name for each in software for name in each))
     head = ["", "this report", *heads]
     yield table(head, [[name, *(each.get(name) for each in software)] for name in names], len(head))

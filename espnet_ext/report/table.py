@@ -37,8 +37,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int) -> s
 
 
 def escape(cell: object) -> str:
-    """Text that stays in its cell."""
-    return str(cell).replace("|", "\\|").replace("\n", " ")
+    """Text that stays in its cell and is no markup."""
+    return str(cell).replace("|", "\\|").replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;")
 
 
 def duration(seconds: float | None) -> str | None:

@@ -1,0 +1,127 @@
+"""Results put beside each other: for a set and a way of decoding, the errors of every system and seed.
+
+A seed of mutual learning has several models, its peers; its errors are the mean over them, since any of them
+may be used. Only results over the same sentences, normalised alike, share a table: the others are named as
+problems.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from espnet_ext.report.collect import Collection, Result, split_seed
+from espnet_ext.score.bootstrap import Draws, Groups, draw
+
+
+@dataclass
+class Table:
+    """All systems on one set, decoded in one way.
+
+    Attributes:
+        decoding, dataset: which.
+        unit: what is counted, ``word`` or ``char``.
+        normalisation: its name.
+        names, references, speakers: of the utterances, in the order of all columns.
+        models: results of each (system, seed); several where a seed has several models.
+    """
+
+    decoding: str
+    dataset: str
+    unit: str
+    normalisation: str
+    names: list[str]
+    references: list[str]
+    speakers: list[str] | None
+    models: dict[tuple[str, str], list[Result]] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """The rate that is compared."""
+        return "wer" if self.unit == "word" else "cer"
+
+    def systems(self) -> list[str]:
+        """Names of the systems."""
+        return list(dict.fromkeys(system for system, _ in self.models))
+
+    def seeds(self, system: str) -> list[str]:
+        """Seeds of a system."""
+        return [seed for name, seed in self.models if name == system]
+
+    def errors(self, key: tuple[str, str]) -> np.ndarray:
+        """(N,) errors of each utterance, mean over the models of a seed."""
+        each = [result.utterances.counts(self.unit)[:, 1:].sum(1) for result in self.models[key]]
+        return np.mean(each, axis=0)
+
+    def units(self) -> np.ndarray:
+        """(N,) words (or characters) of the references."""
+        result = next(iter(self.models.values()))[0]
+        return result.utterances.counts(self.unit)[:, 0]
+
+
+def tables(found: Collection) -> list[Table]:
+    """A table for each set and way of decoding; what does not fit in becomes a problem of the collection."""
+    made: dict[tuple[str, str], Table] = {}
+    results = sorted(found.results, key=lambda each: (each.experiment, each.decoding, each.dataset))
+    for each in results:
+        if each.score is None or each.utterances is None:
+            continue
+        place = each.decoding, each.dataset
+        unit, normalisation = each.score.get("counted", "word"), each.score["normalisation"]
+        texts = each.utterances
+        table = made.get(place)
+        if table is None:
+            table = Table(*place, unit, normalisation, texts.names, texts.references, texts.speakers)
+            made[place] = table
+        elif reason := _differs(table, each, unit, normalisation):
+            found.problems.append(f"{each.place}: not compared with the others: {reason}")
+            continue
+        system, seed, _ = split_seed(each.experiment)
+        table.models.setdefault((system, seed), []).append(each)
+    for table in made.values():
+        table.models = {key: _chosen(models) for key, models in table.models.items()}
+    return list(made.values())
+
+
+def _differs(table: Table, each: Result, unit: str, normalisation: str) -> str:
+    if (unit, normalisation) != (table.unit, table.normalisation):
+        return (
+            f"counted by {unit} after {normalisation}, they by {table.unit} after {table.normalisation}; "
+            "score all of them alike"
+        )
+    if each.utterances.names != table.names:
+        mine, theirs = set(each.utterances.names), set(table.names)
+        return f"{len(mine - theirs)} utterances that they do not have, {len(theirs - mine)} missing"
+    if each.utterances.references != table.references:
+        pairs = zip(table.names, each.utterances.references, table.references, strict=True)
+        first = next(name for name, mine, theirs in pairs if mine != theirs)
+        return f"another reference, first of utterance {first}"
+    return ""
+
+
+def _chosen(models: list[Result]) -> list[Result]:
+    """A model of the whole experiment stands for it; else its peers do, all of them."""
+    whole = [each for each in models if not split_seed(each.experiment)[2]]
+    return whole or models
+
+
+def draws_of(table: Table) -> tuple[Draws | None, dict[tuple[str, str], int]]:
+    """Draws of all systems of a table together, and the column of each (system, seed)."""
+    keys = list(table.models)
+    errors = np.stack([table.errors(key) for key in keys], axis=1)
+    groups = Groups.of(table.speakers, len(table.names))
+    return draw(errors, table.units(), groups), {key: at for at, key in enumerate(keys)}
+
+
+def deciding(made: Iterable[Table], wanted: str | None = None) -> str | None:
+    """The way of decoding that systems are compared by: the one asked for, else that of most results.
+
+    Of equally frequent ones a tuned search comes first, then a joint one.
+    """
+    counts: dict[str, int] = {}
+    for table in made:
+        counts[table.decoding] = counts.get(table.decoding, 0) + len(table.models)
+    if wanted is not None and wanted in counts:
+        return wanted
+    order = {"tuned": 0, "joint": 1}
+    return min(counts, key=lambda name: (-counts[name], order.get(name, 2), name), default=None)
