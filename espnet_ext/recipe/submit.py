@@ -6,6 +6,7 @@ the queue is not submitted again: what needs it waits for that job.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ext.errors import UserError
@@ -56,6 +57,21 @@ class Records:
         return locked([self.folder])
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A stage with its parts: what one job runs."""
+
+    unit: str
+    number: int
+    parts: list[Stage]
+    options: dict[str, str]
+
+
+def unit_of(states: Sequence[StageState]) -> str:
+    """Name of a stage with its parts, in the folder and with the experiment it is for."""
+    return " ".join(str(state.file) for state in states)
+
+
 class Submission:
     """The stages of one call of the driver as jobs."""
 
@@ -72,40 +88,26 @@ class Submission:
         """
         with self.records.locked():
             queued = self._queued()
-            jobs: list[str] = []
+            self.driver.run_here([stage for stage in selected if stage.login])
+            wanted = self._wanted([stage for stage in selected if not stage.login])
+            self._refuse(wanted, queued)
             new: list[dict] = []
-            fetch = [stage for stage in selected if stage.login]
-            self.driver.run_here(fetch)
-            numbers = dict.fromkeys(stage.number for stage in selected)
-            waiting = False
+            jobs: list[str] = []
+            # What else this folder has in the queue comes first: two submissions may write the same files.
+            others = [r["job"] for unit, r in queued.items() if unit not in {each.unit for each in wanted}]
             try:
-                for number in numbers:
-                    parts = [stage for stage in selected if stage.number == number and not stage.login]
-                    states = [self.driver.state_of(stage) for stage in parts]
-                    unit = " ".join(str(state.file) for state in states)
-                    if not parts or (not waiting and all(s.status().state == DONE for s in states)):
-                        continue
-                    waiting = True
-                    options = {name: value for state in states for name, value in state.counted.items()}
-                    if found := queued.get(unit):
-                        if found["options"] != options:
-                            raise UserError(
-                                f"{parts[0]} is in the queue with other options (job {found['job']}, log "
-                                f"{found['log']}): wait for it, or end it with --cancel"
-                            )
-                        print(f"{parts[0]}: job {found['job']} is in the queue already", flush=True)
+                for each in wanted:
+                    if found := queued.get(each.unit):
+                        print(f"{each.parts[0]}: job {found['job']} is in the queue already", flush=True)
                         jobs = [found["job"]]
                         continue
                     if not new and self.driver.values.get("preflight", "false") != "false":
-                        record = self._submit_preflight(jobs)
-                        new.append(record)
-                        jobs = [*jobs, record["job"]]
-                    record = self._submit_stage(parts, number, jobs)
-                    new.append(
-                        {**record, "unit": unit, "options": options, "number": number, "stage": parts[0].name}
-                    )
-                    print(f"{parts[0]}: job {record['job']}, log {record['log']}", flush=True)
-                    jobs = [record["job"]]
+                        new.append(self._submit_preflight(jobs))
+                        jobs = [*jobs, new[0]["job"]]
+                    record = self._submit_stage(each, jobs, others)
+                    new.append(record)
+                    print(f"{each.parts[0]}: job {record['job']}, log {record['log']}", flush=True)
+                    jobs, others = [record["job"]], []
             finally:
                 if new:
                     self.records.add(new)
@@ -114,6 +116,34 @@ class Submission:
         else:
             print(f"{self.driver.program} --status shows how far it is, --cancel ends it")
         return 0
+
+    def _wanted(self, stages: list[Stage]) -> list[Unit]:
+        """From the first stage on that is not done."""
+        units = []
+        for number in dict.fromkeys(stage.number for stage in stages):
+            parts = [stage for stage in stages if stage.number == number]
+            states = [self.driver.state_of(stage) for stage in parts]
+            if units or any(state.status().state != DONE for state in states):
+                options = {name: value for state in states for name, value in state.counted.items()}
+                units.append(Unit(unit_of(states), number, parts, options))
+        return units
+
+    @staticmethod
+    def _refuse(wanted: list[Unit], queued: dict[str, dict]) -> None:
+        again = None  # a stage before, that is not in the queue
+        for each in wanted:
+            found = queued.get(each.unit)
+            if found and found["options"] != each.options:
+                raise UserError(
+                    f"{each.parts[0]} is in the queue with other options (job {found['job']}, log "
+                    f"{found['log']}): wait for it, or end it with --cancel"
+                )
+            if found and again:
+                raise UserError(
+                    f"{each.parts[0]} is in the queue (job {found['job']}) and needs what {again} would "
+                    "write again: wait for it, or end it with --cancel"
+                )
+            again = again or (None if found else each.parts[0])
 
     def _queued(self) -> dict[str, dict]:
         """Records of jobs that wait or run, by stage."""
@@ -125,22 +155,25 @@ class Submission:
             if any(look.alive or look.state == "unknown" for look in each)
         }
 
-    def _submit_stage(self, parts: list[Stage], number: int, jobs: list[str]) -> dict:
-        values, kind = self.driver.values, kind_of(parts)
+    def _submit_stage(self, unit: Unit, jobs: list[str], others: list[str]) -> dict:
+        values, kind, number = self.driver.values, kind_of(unit.parts), unit.number
         gpu = int(values.get("ngpu", 0)) if kind != "cpu" else 0
         threads = {"cpu": int(values.get("nj", 1)), "decode": int(values.get("inference_nj", 1)), "train": 0}[
             kind
         ]
-        scope = self.driver.state_of(parts[0]).scope
-        name = f"{number:02}_{parts[0].name}" + ("" if scope == "recipe" else f"@{scope}")
-        return self.submitter.submit(
+        scope = self.driver.state_of(unit.parts[0]).scope
+        name = f"{number:02}_{unit.parts[0].name}" + ("" if scope == "recipe" else f"@{scope}")
+        record = self.submitter.submit(
             [self.submitter.work(self.driver.again(number), checkpoints(values) if kind == "train" else ())],
             f"{self.records.folder}/{name}.log",
             kind,
             threads=0 if gpu else threads,
             gpu=gpu,
             after=jobs,
+            after_any=others,
         )
+        facts = {"unit": unit.unit, "options": unit.options, "number": number, "stage": unit.parts[0].name}
+        return {**record, **facts}
 
     def _submit_preflight(self, jobs: list[str]) -> dict:
         record = submit_preflight(self.driver, self.submitter, self.records.folder, jobs)
@@ -164,7 +197,7 @@ class Submission:
         by_number: dict[int, list[StageState]] = {}
         for stage in self.driver.stages():
             by_number.setdefault(stage.number, []).append(self.driver.state_of(stage))
-        return {" ".join(str(state.file) for state in states) for states in by_number.values()}
+        return set(map(unit_of, by_number.values()))
 
     def cancel(self) -> int:
         """End all that this folder has in the queue."""

@@ -14,6 +14,9 @@ from tests.train.conftest import toy_cmd, toy_corpus  # noqa: F401  fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "tools/local_slurm/cluster.sh"
+SLOW_TRAIN = Path(__file__).with_name("slow_train.py")
+#: Of the training in slices of a minute: some 150 steps.
+SLICED = ("--max_epoch", "30", "--resume", "true")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,3 +102,36 @@ def queue(name: str) -> list[str]:
     """States of the jobs whose name begins so."""
     rows = [line.split(None, 1) for line in slurm("squeue", "-h", "-r", "-o", "%T %j").splitlines()]
     return [state for state, job in rows if job.startswith(name)]
+
+
+@pytest.fixture(scope="session")
+def limited(cluster, tmp_path_factory):
+    """A job that runs into its time limit, a minute at least, while other tests run."""
+    folder = tmp_path_factory.mktemp("limited")
+    yield from _beside(folder, "cpu", ["--time", "1", "limited.log", "sleep", "300"])
+
+
+@pytest.fixture(scope="session")
+def sliced(cluster, toy_cmd, tmp_path_factory):  # noqa: F811
+    """A training that lasts longer than its time limit of a minute, while other tests run: its folder."""
+    folder = tmp_path_factory.mktemp("sliced")
+    (folder / "conf").mkdir()
+    (folder / "conf/slurm.yaml").write_text("train: {signal_seconds: 5}\n")
+    slow = [sys.executable, str(SLOW_TRAIN), "1.0", *toy_cmd(folder / "exp", *SLICED)]
+    yield from _beside(folder, "train", ["--time", "1", "train.log", *slow])
+
+
+def _beside(folder: Path, kind: str, words: list[str]):
+    """Run the back end to the end of all tests; the process, which knows its folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "espnet_ext.bin.run_slurm", "--kind", kind, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    process.folder = folder
+    yield process
+    process.terminate()
+    process.communicate(timeout=100)

@@ -7,8 +7,10 @@ import subprocess
 
 import pytest
 
-from tests.slurm.conftest import ROOT, queue, slurm, wait_for
+from tests.slurm.conftest import queue, slurm, wait_for
 
+#: Started with the first test, so that they need not be waited for.
+pytestmark = pytest.mark.usefixtures("limited", "sliced")
 NASTY = [
     "a b",
     "$(touch evil)",
@@ -21,23 +23,6 @@ NASTY = [
     "|cat >evil",
     "%j",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def limited(cluster, tmp_path_factory):
-    """A job that runs into its time limit, a minute at least, while the other tests run."""
-    command = ["python", "-m", "espnet_ext.bin.run_slurm", "--time", "1", "limited.log", "sleep", "300"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path_factory.mktemp("limited"),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    yield process
-    process.terminate()
-    process.communicate(timeout=60)
 
 
 def test_array_writes_kaldis_logs(run, tmp_path):

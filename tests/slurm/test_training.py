@@ -1,17 +1,19 @@
 """Trainings on a real cluster: two processes, requeue, preemption, time limits. All end as if left alone."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import queue, slurm, wait_for
+from tests.slurm.conftest import SLICED, SLOW_TRAIN, queue, slurm, wait_for
 from tests.train.test_survival import assert_same_end, end_of, same
 
-pytestmark = pytest.mark.slow
-SLOW_TRAIN = Path(__file__).with_name("slow_train.py")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("sliced")]
 EPOCHS = ("--max_epoch", "8", "--resume", "true")
 
 
@@ -66,25 +68,36 @@ def _module(toy_cmd, tmp_path) -> list[str]:
     return [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "ours", *EPOCHS)]
 
 
-def test_requeued_by_hand_and_warned_ahead_of_the_limit(train, untouched):
-    """`scontrol requeue` (as a lost node) kills it; a signal ahead of the limit lets it save. Twice each."""
+def test_a_lost_node_and_a_time_limit(train, untouched):
+    """A node that hangs is taken from it; ahead of a limit it is warned. It goes on both times."""
     process, folder, log = train()
-    job = None
-    for number, how in enumerate(("requeue", "USR1", "requeue", "USR1")):
+    for number in range(2):
         wait_for(lambda n=number: text(log).count("# Started at") == n + 1)
         before = text(log).count("epoch ")
         wait_for(lambda b=before: text(log).count("epoch ") > b)
-        job = job or _jobs()[0]
-        words = (
-            ["scontrol", "requeue", job] if how == "requeue" else ["scancel", "--batch", "--signal=USR1", job]
-        )
-        subprocess.run(words, check=True)
+        if number == 0:
+            for pid in _processes(folder):  # cannot save any more
+                os.kill(pid, signal.SIGSTOP)
+            slurm("scontrol", "requeue", _jobs()[0])
+        else:
+            slurm("scancel", "--batch", "--signal=USR1", _jobs()[0])
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out + text(log)
-    assert text(log).count("# Started at") == 5
-    assert text(log).count("saved at step") == 2 and text(log).count("back in the queue") == 2
+    assert text(log).count("# Started at") == 3
+    assert text(log).count("saved at step") == 1 and text(log).count("back in the queue") == 1
     assert_same_end(folder, untouched)
     assert not queue("train.")
+
+
+def _processes(folder: Path) -> list[int]:
+    """Processes of a training, found by its folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = file.read_bytes().split(b"\0")
+            if str(SLOW_TRAIN).encode() in words and str(folder).encode() in words and b"srun" not in words:
+                found.append(int(file.parent.name))
+    return found
 
 
 @pytest.mark.parametrize("partition", ["main", "abrupt"])
@@ -101,18 +114,6 @@ def test_preempted_by_a_higher_partition(train, untouched, partition):
     assert_same_end(folder, untouched)
 
 
-def test_a_time_limit_shorter_than_the_training(train, toy_cmd, tmp_path):
-    """Several runs of a minute each; nobody does anything."""
-    more = ("--max_epoch", "30", "--resume", "true")
-    process, folder, log = train("--time", "1", pause=1.0, settings="train: {signal_seconds: 5}", more=more)
-    out, _ = process.communicate(timeout=550)
-    assert process.returncode == 0, out + text(log)
-    assert text(log).count("# Started at") >= 3
-    other = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "other", *more)]
-    subprocess.run(other, check=True, stdout=subprocess.DEVNULL)
-    assert_same_end(folder, tmp_path / "other")
-
-
 def test_three_ends_without_progress(train):
     """A step takes longer than a run lasts: the save that never comes is noticed, and told."""
     process, folder, log = train(pause=1000)
@@ -123,3 +124,14 @@ def test_three_ends_without_progress(train):
     assert process.returncode == 1
     assert "warning: 1 run(s) of this job ended without a new checkpoint" in text(log)
     assert "this job ended 3 times without progress" in out and "--checkpoint_minutes" in out
+
+
+def test_a_time_limit_shorter_than_the_training(sliced, toy_cmd, tmp_path):
+    """Several runs of a minute each; nobody does anything."""
+    other = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "other", *SLICED)]
+    subprocess.run(other, check=True, stdout=subprocess.DEVNULL)
+    out, _ = sliced.communicate(timeout=550)
+    log = text(sliced.folder / "train.log")
+    assert sliced.returncode == 0, out + log
+    assert log.count("# Started at") >= 3
+    assert_same_end(sliced.folder / "exp", tmp_path / "other")

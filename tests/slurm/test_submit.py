@@ -1,0 +1,110 @@
+"""--submit, --status and --cancel of a toy recipe, in a path with a space and a quote."""
+
+import re
+import subprocess
+import time
+
+import pytest
+
+from tests.recipes.driver.conftest import real_template, recipe  # noqa: F401  fixtures
+from tests.slurm.conftest import queue, wait_for
+
+SUBMIT = """
+slurm:
+    title: Slurm
+    options:
+        submit: {type: bool, default: false, help: hand over}
+        cancel: {type: bool, default: false, help: end}
+        preflight: {choices: ["true", "false", only], default: "false", help: try}
+        ngpu: {type: int, default: 0, help: GPUs}
+        inference_nj: {type: int, default: 1, help: jobs}
+"""
+
+
+@pytest.fixture
+def toy(recipe):  # noqa: F811
+    """The toy recipe with the options of Slurm; its jobs end with the test."""
+    options = recipe.template / "conf/options.yaml"
+    what, derived, rest = options.read_text().partition("derived:\n")
+    options.write_text(what + SUBMIT.lstrip() + derived + rest)
+    recipe.environment["OMP_NUM_THREADS"] = "1"
+    yield recipe
+    recipe("--cancel")
+
+
+def job_of(toy, stage: str) -> list[str]:
+    """Words of a stage's line in --status."""
+    lines = toy("--status").splitlines()
+    return next(line for line in lines if line.split()[1:2] == [stage]).split()
+
+
+def test_stages_run_one_after_the_other_and_are_shown(toy):
+    """Nobody waits for them; what is done is not submitted again."""
+    toy.hook("while [ ! -e go ]; do sleep 0.2; done")
+    printed = toy("--submit", "--words", "$(touch evil) 'a b'")
+    assert [line.split(":")[0] for line in printed.splitlines()[:3]] == [
+        "stage 1 one", "stage 2 two", "stage 3 three",
+    ]  # fmt: skip
+    wait_for(lambda: "running" in job_of(toy, "two"))
+    table = toy("--status")
+    assert "in Slurm" in table and "node" in table and "exp/.slurm/02_two.log" in table
+    assert "waiting (Dependency)" in " ".join(job_of(toy, "three"))
+    # A second submission shares what is in the queue; one with other options is refused.
+    again = toy("--submit", "--words", "$(touch evil) 'a b'")
+    assert again.count("is in the queue already") == 2
+    other = toy("--submit", "--stage", "3", "--text", "other", code=1)
+    assert "stage 3 three is in the queue with other options" in other and "--cancel" in other
+    words = ["--submit", "--words", "c", "--stage", "1", "--stop_stage", "2"]
+    assert "two is in the queue" in (text := toy(*words, code=1)) and "needs what stage 1 one" in text
+    # So is a driver that would work in the same folders at the same time.
+    busy = toy("--stage", "2", "--stop_stage", "2", "--words", "$(touch evil) 'a b'", code=1)
+    assert "is in use by process" in busy
+    (toy.folder / "go").touch()
+    wait_for(lambda: (toy.folder / "exp/3.txt").exists() and not queue("03_three"))
+    assert (toy.folder / "data/one.txt").read_text() == "hello\n$(touch\nevil)\na b\n"
+    assert not [name for name in toy.files() if name.endswith("evil")]
+    states = toy.states("--words", "$(touch evil) 'a b'")
+    assert list(states.values()) == ["done", "done", "done"]
+    assert "nothing to submit" in toy("--submit", "--words", "$(touch evil) 'a b'")
+
+
+def test_a_stage_that_fails_ends_what_needs_it(toy):
+    toy.hook("exit 3")
+    toy("--submit")
+    wait_for(lambda: not queue("0"))
+    assert "failed" in job_of(toy, "two") and "cancelled, or a job before it failed" in toy("--status")
+    assert toy.states()["two"] == "failed"
+    toy.hook("")
+    printed = toy("--submit")
+    assert "stage 1" not in printed and "stage 2 two: job" in printed
+    wait_for(lambda: (toy.folder / "exp/3.txt").exists())
+
+
+def test_cancel(toy):
+    toy.hook("sleep 300")
+    toy("--submit")
+    wait_for(lambda: "running" in job_of(toy, "two"))
+    assert "cancelled: " in toy("--cancel")
+    wait_for(lambda: not queue("0"))
+    assert toy.states()["two"] in ("interrupted", "failed")
+    assert "nothing of this recipe is in the queue" in toy("--cancel")
+    assert not (toy.folder / "exp/3.txt").exists()
+
+
+def test_the_login_shell_may_die(toy):
+    """The process that submitted is gone, and all it had started; the stages run."""
+    toy.hook("sleep 1")
+    process = toy.start("--submit")
+    assert process.wait(60) == 0
+    wait_for(lambda: (toy.folder / "exp/3.txt").exists())
+
+
+def test_a_requeued_stage_goes_on(toy):
+    """Stage 2 is taken from its node; it starts again and finishes, and stage 3 has waited for it."""
+    toy.hook("echo run >>runs; [ $(wc -l <runs) = 2 ] || sleep 300")
+    job = re.search(r"stage 2 two: job (\d+)", toy("--submit"))[1]
+    wait_for(lambda: (toy.folder / "runs").exists())
+    time.sleep(1.0)
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    wait_for(lambda: (toy.folder / "exp/3.txt").exists())
+    assert toy.states()["two"] == "done"
