@@ -110,12 +110,15 @@ class Matrix:
             values = self.drivers[row.name].values
             if values["pretrain_exp"] in steps:
                 continue
-            # An experiment that nobody trains: its stages find the starting model alone.
-            own = ["--seed", str(row.seed), "--method", "none", "--tag", f"start_{values['pretrain_tag']}"]
-            own += ["--pretrain_tag", values["pretrain_tag"], *_only(9, LAST_OWN)]
+            # An experiment that nobody trains: its stages find the starting model alone. A transducer's has
+            # another folder and is decoded in other ways, which follows from its configuration.
+            label = Path(values["pretrain_exp"]).name.removeprefix("pretrain_")
+            own = ["--seed", str(row.seed), "--method", "none", "--tag", f"start_{label}"]
+            own += ["--pretrain_tag", values["pretrain_tag"], "--pretrain_config", values["pretrain_config"]]
+            own += _only(9, LAST_OWN)
             driver = self.driver_of(own)
             states = [driver.state_of(stage) for stage in driver.stages() if 9 <= stage.number <= LAST_OWN]
-            name = f"start@{values['pretrain_tag']}"
+            name = f"start@{label}"
             steps[values["pretrain_exp"]] = Step(name, [*self.base, *own], {}, "decode", states)
         return list(steps.values())
 
