@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, main_guard
 from espnet_ext.launch.cluster import Cluster
+from espnet_ext.launch.interval import interval_warning
 from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
 from espnet_ext.launch.local import LocalRun
 from espnet_ext.launch.preempt import checkpoints_of
@@ -41,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     if plan.stage_data and kind == "train":
         request = staged(request, plan.stage_data)
     inside = bool(os.environ.get(INSIDE))
+    if kind == "train":
+        seconds = settings.of(kind)["signal_seconds"]
+        if warning := interval_warning(request.command, plan.arguments, seconds):
+            print(warning, file=sys.stderr, flush=True)
     folder = JobFolder.create(
         request,
         kind,

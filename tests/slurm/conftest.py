@@ -118,7 +118,7 @@ def sliced(cluster, toy_cmd, tmp_path_factory):  # noqa: F811
     (folder / "conf").mkdir()
     (folder / "conf/slurm.yaml").write_text("train: {signal_seconds: 5}\n")
     slow = [sys.executable, str(SLOW_TRAIN), "1.0", *toy_cmd(folder / "exp", *SLICED)]
-    yield from _beside(folder, "train", ["--time", "1", "train.log", *slow])
+    yield from _beside(folder, "train", ["--time", "1", "sliced.log", *slow])
 
 
 def _beside(folder: Path, kind: str, words: list[str]):

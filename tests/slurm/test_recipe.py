@@ -1,0 +1,78 @@
+"""A whole recipe with awkward names, handed to Slurm; then a matrix that shares its stages."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from tests.recipes.conftest import run_recipe, tiny_options  # noqa: F401  fixtures
+from tests.recipes.third_corpus.test_third_corpus import recipe, recording  # noqa: F401  fixtures
+from tests.slurm.conftest import slurm, wait_for
+
+pytestmark = pytest.mark.slow
+
+MATRIX = """\
+systems: [none]
+seeds: [1]
+sweep: {none: {one: --max_epoch 1, two: --max_epoch 2}}
+choose: {decoding: ctc, figure: cer}
+gpu_cap: 1
+gpu_hours: 2
+"""
+
+
+def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options):  # noqa: F811
+    own = [*tiny_options, "--local_data_opts", shlex.quote(str(recording)), "--max_drop_fraction", "0.5"]
+
+    def run(*words, code=0):
+        return run_recipe(recipe / "run.sh", *own, *words, code=code)
+
+    submitted = run("--submit")
+    jobs = re.findall(r"job (\d+)", submitted)
+    assert "preflight: job" in submitted and len(jobs) == 13, submitted  # no stage 2 or 7 is without a job
+    try:
+        wait_for(lambda: not slurm("squeue", "-h"), 600)
+    finally:
+        slurm("scancel", *jobs)
+    table = run("--status")
+    logs = "".join(log.read_text(errors="replace")[-3000:] for log in (recipe / "exp/.slurm").glob("*.log"))
+    assert table.count(" done ") == 2 * 13, table + logs  # of the stage, and in Slurm
+    assert "preflight: all is well" in (recipe / "exp/.slurm/preflight.log").read_text()
+    report = (recipe / "exp/report/RESULTS.md").read_text()
+    assert "pretrain_seed1" in report and "none_seed1" in report
+    assert (recipe / "exp/none_seed1/export/none_seed1.zip").is_file()
+    assert not list(recipe.rglob("evil*"))
+    assert "nothing to submit" in run("--submit")
+
+    _matrix(recipe, run)
+
+
+def _matrix(recipe, run):  # noqa: F811
+    """Two points of a sweep: stages 1 to 7 are there; the test set is decoded once one is chosen on dev."""
+    file = recipe / "conf/matrix.yaml"
+    file.write_text(MATRIX)
+    words = ["--matrix", "conf/matrix.yaml"]
+    planned = run(*words, "--status")
+    assert "0 of 2 rows are done (2 to do)" in planned and "left: 4.00 GPU hours" in planned
+    submitted = run(*words, "--submit")
+    assert "none_one_seed1, none_two_seed1: job" in submitted and "01_data" not in submitted
+    assert "is in the queue already" in run(*words, "--submit", code=1)
+    wait_for(lambda: not slurm("squeue", "-h"), 600)
+    grid = run(*words, "--status")
+    logs = "".join(log.read_text(errors="replace")[-3000:] for log in (recipe / "exp/.slurm").glob("*.log"))
+    assert "2 of 2 rows are done" in grid, grid + logs
+    chosen = re.search(r"none: (none_\w+) is best on check-up", grid)[1]
+    other = {"none_one": "none_two", "none_two": "none_one"}[chosen]
+    rows = json.loads((recipe / "exp/report/matrix.json").read_text())["rows"]
+    facts = {row["experiment"]: row for row in rows}
+    assert facts[f"{chosen}_seed1"]["dev"] <= facts[f"{other}_seed1"]["dev"]
+    assert list(facts[f"{chosen}_seed1"]["test"]) == ["final.1"] and not facts[f"{other}_seed1"]["test"]
+    assert facts[f"{chosen}_seed1"]["hours"] > 0
+    assert "nothing to submit: all rows are done" in run(*words, "--submit")
+    # On this machine, one after the other: what exists is not run again.
+    file.write_text(MATRIX.replace("}}", ", three: --max_epoch 3}}"))
+    assert "2 of 3 rows are done (1 to do)" in run(*words, "--status")
+    printed = run(*words)
+    assert [line for line in printed.splitlines() if line.startswith("==")] == ["== none_three_seed1"]
+    assert "3 of 3 rows are done" in run(*words, "--status")
