@@ -112,11 +112,12 @@ def _compare(folder: Path, config: dict, state: dict) -> None:
 
 
 def _encode(model: torch.nn.Module, speech: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """Encoder's output, as ESPnet's recognisers and ours compute it; chunks are for training alone."""
+    """Encoder's output, as ESPnet's recognisers and ours compute it; whole utterances, without chunks."""
+    if hasattr(model.encoder, "dynamic_chunk_training"):
+        model.encoder.dynamic_chunk_training = False  # stock ESPnet would draw a chunk's size
     if hasattr(model, "encode"):
         return model.encode(speech, length)[0]
     features, length = model._extract_feats(speech, length)
     if model.normalize is not None:
         features, length = model.normalize(features, length)
-    model.encoder.dynamic_chunk_training = False
     return model.encoder(features, length)[0]

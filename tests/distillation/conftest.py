@@ -185,23 +185,25 @@ def write_set(tmp_path):
 class NoiseTeacher:
     """A teacher without a network: fixed random projections of the samples of each frame."""
 
-    rate, shift = 16000, 320
+    rate = 16000
 
-    def __init__(self, size: int = 6, seed: int = 0, scale: float = 1.0):
+    def __init__(self, size: int = 6, seed: int = 0, scale: float = 1.0, shift: int = 320):
         draw = torch.Generator().manual_seed(seed)
-        self.size, self.module = size, torch.nn.Linear(1, 1)
-        self.matrix = scale * torch.randn(320, size, generator=draw)
+        self.size, self.shift, self.module = size, shift, torch.nn.Linear(1, 1)
+        self.matrix = scale * torch.randn(shift, size, generator=draw)
         self.identity, self.heard = {"kind": "noise", "seed": seed, "size": size}, 0
 
     def frames(self, samples: int) -> int:
-        return (samples - 400) // 320 + 1
+        return (samples - 400) // self.shift + 1
 
     def embed(self, audio):
         self.heard += len(audio)
         found = []
         for samples in audio:
             frames = self.frames(len(samples))
-            rows = torch.from_numpy(np.asarray(samples[: 320 * frames])).view(frames, 320)
+            used = np.asarray(samples[: self.shift * frames])
+            used = np.pad(used, (0, self.shift * frames - len(used)))
+            rows = torch.from_numpy(used).view(frames, self.shift)
             found.append(rows @ self.matrix)
         return found
 

@@ -9,7 +9,13 @@ from espnet_ext.asr.load import load_exported
 from espnet_ext.distillation.streaming import check_streaming, frame_shift_of, look_ahead
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.grid import grid_of
-from tests.distillation.conftest import build_transducer, transducer_config, write_exported
+from tests.distillation.conftest import (
+    TRAINING,
+    NoiseTeacher,
+    build_transducer,
+    transducer_config,
+    write_exported,
+)
 
 STREAM = {"dynamic_chunk_training": True, "short_chunk_size": 8}
 HOP, CHUNK = 192, 10
@@ -98,7 +104,8 @@ def stream(folder, speech: torch.Tensor, window: int = CHUNK * 4 * HOP):
     from espnet2.bin.asr_transducer_inference import Speech2Text
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["normalize_conf"]["stats_file"] = str(folder / "feats_stats.npz")
+    if config["normalize"] == "global_mvn":
+        config["normalize_conf"]["stats_file"] = str(folder / "feats_stats.npz")
     (folder / "stock.yaml").write_text(yaml.safe_dump(config))
     recogniser = Speech2Text(
         str(folder / "stock.yaml"),
@@ -136,6 +143,49 @@ def test_stock_streaming_hears_no_more(exported, block):
         after = torch.cat(stream(folder, changed))
         assert torch.equal(after[:frame], whole[:frame])  # encoder frames 1 to `frame`
         assert (after - whole)[frame + CHUNK :].abs().max() > 1e-3
+
+
+def test_trained_exported_streamed(toy, capsys):
+    """From stage 1 and stage 2 over the export to stock ESPnet: what train.log says is what is heard."""
+    from espnet_ext.distillation.encoder_task import EncoderTask
+    from espnet_ext.distillation.task import DistillationTask
+    from espnet_ext.train.export import export
+
+    front = dict(TRAINING["frontend_conf"], hop_length=HOP)
+    encoder = streaming_config()["encoder_conf"]
+    student = {"frontend_conf": front, "encoder_conf": encoder, "streaming_chunk": CHUNK}
+    toy.teachers = {"one": NoiseTeacher(6, 1, shift=4 * HOP), "two": NoiseTeacher(10, 2, shift=2 * HOP)}
+    make_stores(toy)
+    words = [f"--targets_dir={toy.folder / 'targets'}"]
+    conf = {"teachers": {"one": 1, "two": 1}}
+    assert EncoderTask.main(cmd=toy.command("encoder", *words, distillation_conf=conf, **student)) == 0
+    capsys.readouterr()
+    assert (
+        DistillationTask.main(cmd=toy.command("student", f"--stage1={toy.folder / 'encoder'}", **student))
+        == 0
+    )
+    stated = look_ahead(student | {"normalize": None}, CHUNK).samples
+    assert f"no output depends on more than {stated} samples" in capsys.readouterr().out
+    export(toy.folder / "student", toy.folder / "export", 2)
+    speech = noise()
+    before = torch.cat(stream(toy.folder / "export", speech))
+    ahead = look_ahead(yaml.safe_load((toy.folder / "export" / "config.yaml").read_text()), CHUNK)
+    assert ahead.samples == stated
+    for frame in (5, 20):
+        changed = speech.clone()
+        changed[ahead.time(frame) + stated :] = noise(seed=1)[ahead.time(frame) + stated :]
+        after = torch.cat(stream(toy.folder / "export", changed))
+        assert torch.equal(after[:frame], before[:frame])
+        assert not torch.equal(after[frame + CHUNK :], before[frame + CHUNK :])
+
+
+def make_stores(toy):
+    """Embeddings at this student's frame rate."""
+    from espnet_ext.distillation.dump import Dump, DumpOptions
+
+    for name, teacher in toy.teachers.items():
+        options = DumpOptions(4 * HOP, 16000)
+        Dump(name, teacher, [toy.data], [], toy.folder / "targets" / name, options).run()
 
 
 @pytest.mark.parametrize("block", ["ebranchformer", "branchformer", "conformer"])
