@@ -21,6 +21,30 @@ TINY = {
 }
 
 
+#: A transducer as small.
+TINY_TRANSDUCER = {
+    **{name: value for name, value in TINY.items() if not name.startswith(("encoder", "decoder", "model"))},
+    "encoder_conf": {
+        "main_conf": {"pos_wise_act_type": "swish", "conv_mod_act_type": "swish"},
+        "input_conf": {"vgg_like": False, "conv_size": 8, "subsampling_factor": 4},
+        "body_conf": [
+            {
+                "block_type": "ebranchformer",
+                "hidden_size": 16,
+                "linear_size": 32,
+                "heads": 2,
+                "conv_mod_kernel_size": 7,
+                "depthwise_conv_kernel_size": 3,
+            }
+        ],
+    },
+    "decoder": "rnn",
+    "decoder_conf": {"embed_size": 16, "hidden_size": 16},
+    "joint_network_conf": {"joint_space_size": 16},
+    "model_conf": {"transducer_weight": 1.0, "auxiliary_ctc_weight": 0.3},
+}
+
+
 @pytest.fixture
 def tiny_options(tmp_path) -> list[str]:
     """Options of a recipe that make its model tiny and its decoding short."""

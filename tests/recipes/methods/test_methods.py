@@ -14,7 +14,7 @@ import soundfile
 import torch
 import yaml
 
-from tests.recipes.conftest import TINY
+from tests.recipes.conftest import TINY, TINY_TRANSDUCER
 
 SETS = {"practice": 16, "spare": 12, "check": 4}
 RUN = """\
@@ -30,6 +30,16 @@ METHODS = {
     "gan": ({"critic_conf": {"width": 8, "kernel_sizes": [2, 2]}, "optim2_conf": {"lr": 0.001}}, "export"),
     "bilevel": ({"unlabelled_frames_per_step": 1000}, "export"),
     "mutual_learning": ({}, "peer2/export"),
+    "lm_transfer": ({"lm_transfer_conf": {"warmup": 3}}, "export"),
+    "lm_transfer_transducer": ({"lm_transfer_conf": {"warmup": 3}}, "export"),
+}
+#: Where a method begins, and what else it is told: lm_transfer trains its language model and, in its second
+#: run, a transducer to start from.
+LM = ["--lm_text", "data/practice/text", "--masked_lm_config", "lm.yaml"]
+TRANSDUCER = ["--pretrain_config", "conf/pretrain_transducer.yaml", "--decode_configs", "transducer"]
+WORDS = {
+    "lm_transfer": ["--stage", "pretrain", *LM],
+    "lm_transfer_transducer": ["--stage", "stats", *LM, *TRANSDUCER],
 }
 EPOCHS = 12
 STOCK = """
@@ -39,6 +49,15 @@ import numpy
 from espnet2.bin.asr_inference import Speech2Text
 recogniser = Speech2Text("config.yaml", "model.pth", ctc_weight=0.3, beam_size=2, maxlenratio=-5)
 print("text:", recogniser(numpy.random.default_rng(0).standard_normal(8000).astype("float32"))[0][0])
+"""
+STOCK_TRANSDUCER = """
+import sys
+sys.modules["espnet_ext"] = None
+import numpy
+from espnet2.bin.asr_transducer_inference import Speech2Text
+recogniser = Speech2Text(asr_train_config="config.yaml", asr_model_file="model.pth", beam_size=2)
+speech = numpy.random.default_rng(0).standard_normal(8000).astype("float32")
+print("text:", recogniser.hypotheses_to_results(recogniser(speech))[0][0])
 """
 
 
@@ -66,6 +85,9 @@ def recipe(tmp_path_factory, repo_root, run_recipe):
         for file, lines in rows.items():
             (folder / "data" / name / file).write_text("".join(sorted(lines)))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "conf/pretrain_transducer.yaml").write_text(yaml.safe_dump(TINY_TRANSDUCER))
+    lm = {"size": 8, "heads": 2, "blocks": 1, "max_epoch": 2, "nbest": 1, "warmup_steps": 1}
+    (folder / "lm.yaml").write_text(yaml.safe_dump(lm))
     run_recipe(folder / "run.sh", "--pretrain_config", folder / "tiny.yaml", "--stop_stage", "pretrain")
     return folder
 
@@ -100,8 +122,9 @@ def killed(command: list[str], experiment) -> None:
 def test_a_method_from_its_targets_to_its_scores(recipe, run_recipe, method):
     small, export = METHODS[method]
     default = yaml.safe_load((recipe.parents[1] / f"TEMPLATE/asr1/conf/finetune_{method}.yaml").read_text())
-    for name, value in small.items():
-        default[name] = {**default.get(name, {}), **value} if isinstance(value, dict) else value
+    name, transducer = method.removesuffix("_transducer"), method.endswith("_transducer")
+    for key, value in small.items():
+        default[key] = {**default.get(key, {}), **value} if isinstance(value, dict) else value
     default |= {
         "max_epoch": EPOCHS,
         "checkpoint_steps": 1,
@@ -109,20 +132,23 @@ def test_a_method_from_its_targets_to_its_scores(recipe, run_recipe, method):
         "scheduler_conf": {"warmup_steps": 3},
     }
     (recipe / f"{method}.yaml").write_text(yaml.safe_dump(default))
-    words = ["--pretrain_config", recipe / "tiny.yaml", "--method", method, "--pretrain_tag", "seed1"]
-    words += ["--finetune_config", recipe / f"{method}.yaml", "--stage", "targets"]
-    run_recipe(recipe / "run.sh", *words, "--tag", "straight", "--stop_stage", "export")
-    broken = [*words, "--tag", "broken", "--stop_stage", "score"]
-    killed([recipe / "run.sh", *map(str, broken)], recipe / f"exp/{method}_broken")
+    words = ["--pretrain_config", recipe / "tiny.yaml", "--method", name, "--pretrain_tag", "seed1"]
+    words += ["--finetune_config", recipe / f"{method}.yaml", *WORDS.get(method, ["--stage", "targets"])]
+    tags = [f"{kind}{'_transducer' * transducer}" for kind in ("broken", "straight")]
+    run_recipe(recipe / "run.sh", *words, "--tag", tags[1], "--stop_stage", "export")
+    broken = [*words, "--tag", tags[0], "--stop_stage", "score"]
+    killed([recipe / "run.sh", *map(str, broken)], recipe / f"exp/{name}_{tags[0]}")
     run_recipe(recipe / "run.sh", *broken)
     ours, theirs = (
-        torch.load(recipe / f"exp/{method}_{tag}" / export / "model.pth", weights_only=True)
-        for tag in ("broken", "straight")
+        torch.load(recipe / f"exp/{name}_{tag}" / export / "model.pth", weights_only=True) for tag in tags
     )
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    folder = (recipe / f"exp/{method}_broken" / export).parent
-    assert (folder / "decode_att/check/score/result.json").is_file()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    folder = (recipe / f"exp/{name}_{tags[0]}" / export).parent
+    assert (folder / f"decode_{'transducer' if transducer else 'att'}/check/score/result.json").is_file()
     done = subprocess.run(
-        [sys.executable, "-c", STOCK], cwd=folder / "export", stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STOCK_TRANSDUCER if transducer else STOCK],
+        cwd=folder / "export",
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert "text:" in done.stdout
