@@ -166,6 +166,6 @@ def _not_compared(wanted: Sequence[Wanted], systems: list[str], done: set, made:
         if missing:
             reason = f"{' and '.join(missing)}: {'not scored' if missing[0] in systems else 'no experiment'}"
         else:
-            reason = "no seed, or no set but those for development, that both have"
+            reason = "no seed that both have, or no set of 10 utterances but those for development"
         rows.append({"system": pair.system, "control": pair.control, "reason": reason})
     return rows

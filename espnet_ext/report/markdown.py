@@ -57,7 +57,8 @@ _NAMES = {"wer": "Word error rates", "cer": "Character error rates"}
 def _with_interval(each: dict) -> str:
     if each["value"] is None:
         return "undefined"
-    return f"{each['value']:.2f} [{each['low']:.2f}, {each['high']:.2f}]"
+    interval = "" if each["low"] is None else f" [{each['low']:.2f}, {each['high']:.2f}]"
+    return f"{each['value']:.2f}{interval}"
 
 
 def _interval_notes(summaries: list[dict]) -> Iterator[str]:

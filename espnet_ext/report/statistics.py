@@ -61,8 +61,16 @@ def summaries(drawn: Iterable[Drawn]) -> list[dict]:
             estimate = None if each.draws is None else each.draws.estimate(list(each.of(system).values()))
             about = {"system": system, "decoding": each.table.decoding, "set": each.table.dataset}
             about |= {"measure": each.table.measure, "seeds": each.table.seeds(system)}
-            rows.append(about | _rounded(estimate, lowest=0.0) | _drawn(each))
+            found = _rounded(estimate, lowest=0.0) if estimate else _without_interval(each.table, system)
+            rows.append(about | found | _drawn(each))
     return rows
+
+
+def _without_interval(table: Table, system: str) -> dict:
+    """A rate of too few utterances for any interval; no rate where nothing was said."""
+    units = table.units().sum()
+    rates = [100 * table.errors((system, seed)).sum() / units for seed in table.seeds(system) if units]
+    return {"value": round(sum(rates) / len(rates), 4) if rates else None, "low": None, "high": None}
 
 
 def _drawn(each: Drawn) -> dict:

@@ -62,7 +62,9 @@ class Table:
 def tables(found: Collection) -> list[Table]:
     """A table for each set and way of decoding; what does not fit in becomes a problem of the collection."""
     made: dict[tuple[str, str], Table] = {}
-    results = sorted(found.results, key=lambda each: (each.experiment, each.decoding, each.dataset))
+    results = sorted(
+        found.results, key=lambda each: (split_seed(each.experiment), each.decoding, each.dataset)
+    )
     for each in results:
         if each.score is None or each.utterances is None:
             continue

@@ -28,6 +28,8 @@ from scipy.special import ndtri, stdtrit
 
 #: Fewer speakers than this say nothing about other speakers.
 MIN_SPEAKERS = 10
+#: Fewer groups than this say too little for any interval.
+MIN_GROUPS = 10
 #: Fewer seeds than this are drawn from a normal distribution of their variance.
 MIN_SEEDS = 10
 #: Draws, where time allows: at most `_MOST_PICKS` groups are picked in all.
@@ -121,7 +123,9 @@ class Draws:
         return self.rates, self.moved, self.influence
 
 
-def draw(errors: np.ndarray, units: np.ndarray, groups: Groups, seed: int = 0) -> Draws | None:
+def draw(
+    errors: np.ndarray, units: np.ndarray, groups: Groups, seed: int = 0, fewest: int = MIN_GROUPS
+) -> Draws | None:
     """Draw groups and compute all rates in each draw.
 
     Args:
@@ -129,9 +133,10 @@ def draw(errors: np.ndarray, units: np.ndarray, groups: Groups, seed: int = 0) -
         units: (N,) or (N, M) units of the references.
         groups: what is drawn.
         seed: of the generator; the same seed gives the same draws.
+        fewest: groups that there must be.
 
     Returns:
-        None where fewer than two groups have anything to recognise.
+        None where fewer groups have anything to recognise.
     """
     errors = np.asarray(errors, dtype=np.float64)
     units = np.broadcast_to(np.asarray(units, dtype=np.float64).reshape(len(errors), -1), errors.shape)
@@ -143,7 +148,7 @@ def draw(errors: np.ndarray, units: np.ndarray, groups: Groups, seed: int = 0) -
     errors, units = (each[keep] for each in sums)  # (G, M)
     count = len(errors)
     whole = units.sum(0)
-    if count < 2 or not whole.all():
+    if count < max(2, fewest) or not whole.all():
         return None
     rates = errors.sum(0) / whole
     both = np.hstack([errors, units])  # (G, 2M)

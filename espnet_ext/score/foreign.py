@@ -84,7 +84,10 @@ def _have_ids(refs: list[str], hyps: list[str]) -> bool:
     if len(refs) == 1 == len(hyps):
         return refs == hyps
     shared = set(refs) & set(hyps)
-    return 2 * len(shared) > max(len(set(refs)), len(set(hyps))) and 10 * len(set(refs)) >= 9 * len(refs)
+    # Sentences begin with words; an id usually has a digit, a hyphen or the like in it.
+    named = sum(not each.isalpha() for each in shared)
+    most = 2 * len(shared) > max(len(set(refs)), len(set(hyps))) and 10 * len(set(refs)) >= 9 * len(refs)
+    return most and 2 * named > len(shared)
 
 
 def _table(path) -> dict[str, str]:

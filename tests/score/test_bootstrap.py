@@ -36,7 +36,7 @@ def test_equal_lengths_have_the_error_of_a_mean():
 def test_draws_are_those_that_there_are():
     """Four speakers, three are drawn: the distribution of all 64 draws, by brute force."""
     errors, units = np.array([[3.0], [1.0], [0.0], [7.0]]), np.array([10.0, 20.0, 5.0, 12.0])
-    found = draw(errors, units, utterances(4))
+    found = draw(errors, units, utterances(4), fewest=2)
     picked = np.array(list(itertools.product(range(4), repeat=3)))
     rates = 100 * errors[picked, 0].sum(1) / units[picked].sum(1)
     values, times = np.unique((found.moved[:, 0] + found.rates[0]).round(6), return_counts=True)
@@ -100,7 +100,7 @@ def test_seeds_and_sentences_are_crossed():
 def test_few_speakers_are_not_drawn():
     assert Groups.of(list("abcdefghi") * 3, 27).kind == "utterances"
     assert Groups.of(list("abcdefghij") * 3, 30).kind == "speakers"
-    assert draw(np.ones((1, 1)), np.ones(1), utterances(1)) is None
+    assert draw(np.ones((9, 1)), np.ones(9), utterances(9)) is None
 
 
 def test_intervals_of_utterances_are_kaldialigns():

@@ -68,7 +68,7 @@ function rates(body) {
     ];
     const plots = sets.map((set) => {
       const mine = rows.filter((row) => row.set === set && row.value !== null).sort((a, b) => a.value - b.value);
-      const over = mine.length && mine[0].drawn === "speakers" ? `over ${mine[0].groups} speakers` : "over single utterances, not over speakers";
+      const over = !mine[0]?.drawn ? "too few utterances for intervals" : mine[0].drawn === "speakers" ? `over ${mine[0].groups} speakers` : "over single utterances, not over speakers";
       return mine.length ? intervalChart(`${set}: ${NAMES[mine[0].measure]}, %`, over, mine.map((row) => ({ ...row, name: row.system }))) : null;
     });
     const notes = data.sets.map((set) => `${set.name}${set.development ? " (development)" : ""}: ${whole(set.utterances)} utterances, ` +

@@ -60,7 +60,7 @@ function utterances(body) {
       ...found.slice(0, state.shown).map((row) =>
         el("article", { class: "utterance" },
           el("p", {}, el("b", {}, row.name), speakers ? ` · ${speakers[row.at]}` : "", ` · ${row.a} and ${row.b} errors (${signed(row.a - row.b).replace(".00", "")})`),
-          el("div", { class: "sentence" }, sentence("said", references[row.at] || "(nothing)"), sentence(state.one, aligned(references[row.at], one[row.at], unit)), sentence(state.two, aligned(references[row.at], two[row.at], unit))),
+          el("div", { class: "sentence" }, sentence("said", references[row.at] || "(nothing)"), sentence(state.one, aligned(references[row.at], one[row.at], unit)), state.two === state.one ? null : sentence(state.two, aligned(references[row.at], two[row.at], unit))),
           audio && audio[row.at] ? el("audio", { controls: "", preload: "none", src: data.page.audio[audio[row.at]] ?? audio[row.at] }) : null,
         ),
       ),
