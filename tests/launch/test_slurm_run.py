@@ -1,0 +1,122 @@
+"""The back end that waits, with a cluster that is slow, full, or away."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from espnet_ext.launch import cluster as real
+from espnet_ext.launch import slurm
+from espnet_ext.launch.cluster import Ended, Full
+from espnet_ext.launch.jobfolder import JobFolder
+from espnet_ext.launch.request import parse_request
+from espnet_ext.launch.settings import Plan
+
+
+class Cluster:
+    """Takes so many jobs at a time and `runs` them."""
+
+    def __init__(self, runs, size=1000, most=1000, ended=None):
+        self.runs, self.size, self.most, self.state = runs, size, most, ended
+        self.submitted, self.cancelled = [], []
+
+    def array_size(self):
+        return self.size
+
+    def submit(self, arguments, name):
+        array = next((word for word in arguments if word.startswith("--array=")), "--array=0-0")
+        count = int(array.partition("-0-")[2] or array.split("=0-")[1]) + 1
+        if count > self.most:
+            raise Full("job submit limit")
+        self.submitted.append(count)
+        self.runs(int(arguments[-2] if arguments[-1] == "array" else arguments[-1]), count)
+        return str(len(self.submitted))
+
+    def queue(self, names):
+        return []
+
+    def ended(self, job, index):
+        return self.state
+
+    def cancel(self, jobs):
+        self.cancelled += jobs
+        return True
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Function: (words, cluster's options) → status, cluster; jobs leave their status after `delay`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm, "FIRST_POLL", 0.1)
+    monkeypatch.setattr(slurm, "SLOW_DISK", 1.5)
+
+    def run(*words, delay=0.0, leave=True, **options):
+        request = parse_request([*words, "true"])
+        plan = Plan((), 1, 1, (), True, True, "", 3)
+        folder = JobFolder.create(request, "cpu", threads=1)
+
+        def runs(first, count):
+            def write():
+                time.sleep(delay)
+                for number in range(first, first + count):
+                    (folder.path / "done" / str(number)).write_text(f"0 node 1 {number} {number}\n")
+
+            if leave:
+                threading.Thread(target=write).start()
+
+        cluster = Cluster(runs, **options)
+        return slurm.SlurmRun(request, plan, folder, cluster).run(), cluster
+
+    return run
+
+
+def test_a_status_that_shows_late_is_waited_for(run):
+    """The queue is empty and Slurm says COMPLETED, and the disk needs a second to show it."""
+    assert run("x.log", delay=0.8, ended=Ended("COMPLETED", 0))[0] == 0
+    assert run("JOB=1:3", "x.JOB.log", delay=0.8)[0] == 0
+
+
+def test_a_job_that_is_gone_without_a_status(run, capsys):
+    assert run("x.log", leave=False)[0] == 1
+    assert "left the queue without a status" in capsys.readouterr().err
+    assert run("x.log", leave=False, ended=Ended("NODE_FAIL", 1))[0] == 75
+    assert "lost its node; run it again" in capsys.readouterr().err
+
+
+def test_arrays_are_split(run):
+    """By the cluster's MaxArraySize, and by how many jobs the site takes."""
+    code, cluster = run("JOB=1:25", "x.JOB.log", size=10)
+    assert code == 0 and cluster.submitted == [10, 10, 5]
+    code, cluster = run("JOB=1:20", "x.JOB.log", most=6)
+    assert code == 0 and sum(cluster.submitted) == 20 and max(cluster.submitted) <= 6
+
+
+def test_a_controller_that_is_away_while_submitting(tmp_path, monkeypatch, capfd):
+    """It tries again; a job that was taken without an acknowledgement is not submitted twice."""
+    calls = tmp_path / "calls"
+    (tmp_path / "sbatch").write_text(
+        f'#!/bin/sh\necho x >>{calls}\necho "sbatch: error: Unable to contact slurm controller" >&2\nexit 1\n'
+    )
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\n[ $(wc -l <calls) = 2 ] && echo '77|N/A|PENDING|None||0:00|x.1'\n"
+    )
+    for name in ("sbatch", "squeue"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert real.Cluster().submit(["job.sh"], "x.1") == "77"
+    assert calls.read_text() == "x\nx\n"
+    assert capfd.readouterr().err.count("Slurm does not answer") == 1
+
+
+def test_no_slurm_here(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "espnet_ext.bin.run_slurm", "x.log", "true"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(slurm.__file__).rsplit("/", 3)[0]},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "sbatch is not on PATH" in done.stderr
