@@ -1,13 +1,15 @@
 """The documentation names options, stages and files that exist."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from espnet_ext.recipe.options import load_options
 from espnet_ext.recipe.stages import find_stage, load_stages
 
-PAGES = ["add_a_method", "run_a_recipe", "add_a_corpus", "read_a_report", "installation", "contracts"]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
 
 
 @pytest.fixture(params=PAGES)
