@@ -126,9 +126,10 @@ while true; do
 done
 child=
 
-# Told to stop before it could say that it wants to go on, or asked for it.
-case ${code} in 75 | 130 | 137 | 138 | 143) stopped=yes ;; esac
-if [ "${stopped:-}" = yes ] && [ "${requeue}" = true ]; then
+# Told to stop before it could say that it wants to go on, or asked for it. Also a job that was preempted while it
+# started (srun fails in its own way then) has not ended.
+if [ "${code}" != 0 ]; then
+    case ${code} in 75 | 130 | 137 | 138 | 143) stopped=yes ;; esac
     if [ "${code}" = 75 ] || [ "${kind}" = train ] || [ "${kind}" = stage ] || [ -n "${received}" ]; then again=yes; fi
     case $(scontrol show job --oneliner "${SLURM_JOB_ID}" 2>&1) in
         *JobState=PENDING* | *JobState=REQUEUE* | *" Restarts=$((${SLURM_RESTART_COUNT:-0} + 1)) "*)
@@ -138,7 +139,7 @@ if [ "${stopped:-}" = yes ] && [ "${requeue}" = true ]; then
             exit 75
             ;;
         *JobState=RUNNING*) # and not cancelled
-            if [ "${again:-}" = yes ] && [ "${code}" != 137 ]; then
+            if [ "${stopped:-}${again:-}${requeue}" = yesyestrue ] && [ "${code}" != 137 ]; then
                 say "# Stopped (code ${code}), run $((${SLURM_RESTART_COUNT:-0} + 1)); back in the queue, goes on from its last checkpoint"
                 record "again ${code}"
                 if scontrol requeue "${SLURM_JOB_ID}" >>"${log}" 2>&1; then exit 75; fi

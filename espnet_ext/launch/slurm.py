@@ -61,7 +61,8 @@ class SlurmRun:
         try:
             self._loop()
         finally:
-            if self.open and self.chunks:
+            # One that failed may yet be put back into the queue.
+            if self.chunks and (self.open or self.failed):
                 self._cancel()
             self.watch.end()
             for number, handler in previous.items():
