@@ -77,17 +77,20 @@ def read_sides(
 
 
 def _have_ids(refs: list[str], hyps: list[str]) -> bool:
-    """Whether the first words are ids: most occur in both files, and hardly one twice.
+    """Whether the first words of the lines are ids rather than words.
 
-    A few may be missing or doubled, which is then refused with their line rather than taken for bare text.
+    They are if hardly one of the references' occurs twice, and either nearly all have a digit in them or most
+    are not plain words and occur in both files. A few may be missing or doubled: that is refused later, with
+    the line, rather than taken for text.
     """
-    if len(refs) == 1 == len(hyps):
-        return refs == hyps
-    shared = set(refs) & set(hyps)
-    # Sentences begin with words; an id usually has a digit, a hyphen or the like in it.
+    distinct, shared = set(refs), set(refs) & set(hyps)
+    if 10 * len(distinct) < 9 * len(refs):
+        return False
+    both = refs + hyps
+    if 10 * sum(any(map(str.isdigit, each)) for each in both) >= 9 * len(both):
+        return True
     named = sum(not each.isalpha() for each in shared)
-    most = 2 * len(shared) > max(len(set(refs)), len(set(hyps))) and 10 * len(set(refs)) >= 9 * len(refs)
-    return most and 2 * named > len(shared)
+    return 2 * named > len(shared) and 2 * len(shared) > max(len(distinct), len(set(hyps)))
 
 
 def _table(path) -> dict[str, str]:
