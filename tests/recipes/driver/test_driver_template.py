@@ -18,6 +18,7 @@ HELPERS = {
     "template_dir",
     "trained",
     "decoded",
+    "teacher_places",
     "lm_args",
     "cpu_cmd",
     "train_cmd",
@@ -59,7 +60,7 @@ def test_stage_files_declare_what_they_use(stages, options):
         assert declared <= set(options.values), stage
         paths = [*stage.inputs, *stage.outputs, *stage.logs, stage.scope]
         used = set(re.findall(r"\$\{(\w+)", code)) - HELPERS
-        own = set(re.findall(r"(?:for (\w+) in|^\s*(\w+)=)", code, re.M))
+        own = set(re.findall(r"(?:for (?:\(\()?(\w+)(?: in| ?=)|^\s*(\w+)=)", code, re.M))
         used -= {name for pair in own for name in pair}
         in_paths = {name for path in paths for name in names_in(path)}
         assert used <= declared | in_paths, f"{stage}: {used - declared - in_paths} undeclared"
