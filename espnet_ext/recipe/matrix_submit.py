@@ -4,6 +4,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.recipe.lock import SHARED
 from espnet_ext.recipe.matrix import FINISH, LAST_SHARED, Matrix, Step
 from espnet_ext.recipe.preflight import submit_preflight
+from espnet_ext.recipe.state import DONE
 
 
 class MatrixSubmission:
@@ -27,6 +28,10 @@ class MatrixSubmission:
                 f"{matrix.file}: gpu_cap {matrix.plan.gpu_cap} is less than --ngpu {ngpu} of one row"
             )
         matrix.tell_changed()
+        for driver in matrix.drivers.values():  # what needs the internet runs here, at once
+            login = [stage for stage in driver.stages() if stage.login]
+            if code := driver.run_here([s for s in login if driver.state_of(s).status().state != DONE]):
+                return code
         groups = self._groups()
         if not groups:
             print("nothing to submit: all rows are done")

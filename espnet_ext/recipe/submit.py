@@ -88,7 +88,9 @@ class Submission:
         """
         with self.records.locked():
             queued = self._queued()
-            self.driver.run_here([stage for stage in selected if stage.login])
+            # What needs the internet runs here, at once.
+            if code := self.driver.run_here([stage for stage in selected if stage.login]):
+                return code
             wanted = self._wanted([stage for stage in selected if not stage.login])
             self._refuse(wanted, queued)
             new: list[dict] = []

@@ -108,3 +108,16 @@ def test_a_requeued_stage_goes_on(toy):
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for(lambda: (toy.folder / "exp/3.txt").exists())
     assert toy.states()["two"] == "done"
+
+
+def test_what_needs_the_internet_runs_where_it_was_typed(toy):
+    """A part with `login: true`: before anything is submitted, and if it fails nothing is."""
+    part = toy.template / "stages/02_two.cache.sh"
+    script = '. "${template_dir}/utils/stage.sh"\nrun local/two.sh source.txt fetched\n'
+    part.write_text(f"#!/usr/bin/env bash\n# does: fetch\n# when: {{nj: ['1']}}\n# login: true\n{script}")
+    assert "stage 2 two.cache failed" in toy("--submit", code=1) and not queue("0")
+    (toy.folder / "source.txt").write_text("x")
+    printed = toy("--submit")
+    assert (toy.folder / "fetched").exists() and printed.index("two.cache") < printed.index("job ")
+    wait_for(lambda: (toy.folder / "exp/3.txt").exists())
+    assert toy.states()["two.cache"] == "done"
