@@ -1,0 +1,37 @@
+"""Stages of `--method lm_transfer`: which language model teaches what, and where it is found again."""
+
+
+def test_transducer_with_the_recipes_own_language_model(recipe, real_template):
+    recipe.template = real_template
+    words = ["--system", "lm_transfer_transducer", "--stage", "stats", "--stop_stage", "decode", "--dry_run"]
+    output = recipe(*words, "--lm_text", "data/t/text", "--ngpu", "2")
+    for expected in (
+        "--out_dir exp/stats/raw_unigram200_transducer/train ",
+        "--output_dir exp/pretrain_transducer_seed1 ",
+        "run_local --gpu 1 exp/masked_lm_unigram200/train.log python -m espnet_ext.bin.lm_train ",
+        "lm_targets --teacher exp/masked_lm_unigram200 --layers last --case lower ",
+        "--text dump/raw/train/text --other_text dump/raw/dev/text --ngpu 1 --dry_run\n",
+        "asr_train --task lm_transfer --config exp/lm_transfer_transducer_seed1/train.yaml ",
+        "--init_param exp/pretrain_transducer_seed1/export/model.pth ",
+        "--lm_targets exp/lm_targets_masked_lm_unigram200\n",
+        "conf/decode_transducer.yaml ",
+    ):
+        assert expected in output, expected
+    assert "decode_joint" not in output and "pretrain_seed1" not in output
+
+
+def test_other_teachers_need_no_training(recipe, real_template):
+    recipe.template = real_template
+    words = ["--method", "lm_transfer", "--stage", "pretrain", "--stop_stage", "finetune", "--dry_run"]
+    output = recipe(*words, "--lm_teacher", "minilm", "--lm_layers", "mean:4")
+    assert "lm_train" not in output and "--teacher minilm --layers mean:4 " in output
+    assert "--lm_targets exp/lm_targets_minilm_unigram200" in output
+    output = recipe(*words, "--lm_teacher", "/models/bert", "--lm_teacher_tag", "bert")
+    assert "--teacher /models/bert " in output and "exp/lm_targets_bert_unigram200" in output
+    assert "lm_targets" not in recipe("--method", "none", *words[2:])
+
+
+def test_a_language_model_needs_sentences(recipe, real_template):
+    recipe.template = real_template
+    words = ["--method", "lm_transfer", "--stage", "pretrain", "--stop_stage", "pretrain", "--dry_run"]
+    assert "--lm_text FILE; or --lm_teacher" in recipe(*words, code=1)
