@@ -233,10 +233,14 @@ class Dump:
     def _compute(self, clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
         """Frames of some recordings by key; the longest first: if they do not fit the memory, it shows."""
         found: dict[str, np.ndarray] = {}
-        for keys in self._cut(list(clips), clips, self.options.batch_seconds)[::-1]:
+        for keys in self.batches(list(clips), clips)[::-1]:
             frames = self.embed([self.reader.read(clips[key]) for key in keys])
             found |= dict(zip(keys, frames, strict=True))
         return found
+
+    def batches(self, order: list[str], clips: Mapping[str, Clip]) -> list[list[str]]:
+        """What the teacher hears at once, of recordings in order of their length."""
+        return self._cut(order, clips, self.options.batch_seconds)
 
     def _cut(self, order: list[str], clips: Mapping[str, Clip], seconds: float) -> list[list[str]]:
         """Neighbours whose audio, padding counted, stays within some seconds."""
