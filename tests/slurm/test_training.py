@@ -69,16 +69,17 @@ def _module(toy_cmd, tmp_path) -> list[str]:
 
 
 def test_a_lost_node_and_a_time_limit(train, untouched):
-    """A node that hangs is taken from it; ahead of a limit it is warned. It goes on both times."""
+    """A node that dies is taken from it; ahead of a limit it is warned. It goes on both times."""
     process, folder, log = train(pause=0.5)
     for number in range(2):
         wait_for(lambda n=number: text(log).count("# Started at") == n + 1)
         before = text(log).count(" done, ")  # epochs
         wait_for(lambda b=before: text(log).count(" done, ") > b)
         if number == 0:
-            for pid in _processes(folder):  # cannot save any more
-                os.kill(pid, signal.SIGSTOP)
+            pids = _processes(folder)
             slurm("scontrol", "requeue", _jobs()[0])
+            for pid in pids:  # before it comes to the end of its step and saves
+                os.kill(pid, signal.SIGKILL)
         else:
             slurm("scancel", "--batch", "--signal=USR1", _jobs()[0])
     out, _ = process.communicate(timeout=300)
@@ -100,17 +101,14 @@ def _processes(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("partition", ["main", "abrupt"])
-def test_preempted_by_a_higher_partition(train, untouched, partition):
-    """With a grace time it saves at a step; without one the last checkpoint is what it goes on from."""
-    settings = f"partition: {partition}\ntrain: {{cpus: 30}}"
-    process, folder, log = train(pause=0.5, settings=settings, more=(*EPOCHS, "--checkpoint_steps", "1"))
+def test_preempted_by_a_higher_partition(train, untouched):
+    """It has time to save at the end of a step, and goes on when the others are done."""
+    process, folder, log = train(pause=0.5, settings="train: {cpus: 30}")
     wait_for(lambda: " done, " in text(log))
     slurm("srun", "--partition=urgent", "--cpus-per-task=31", "--mem=1000", "sleep", "1")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out + text(log)
-    assert text(log).count("# Started at") == 2
-    assert ("saved at step" in text(log)) == (partition == "main")
+    assert text(log).count("# Started at") == 2 and text(log).count("saved at step") == 1
     assert_same_end(folder, untouched)
 
 
