@@ -156,6 +156,7 @@ def test_schedule(make_method, one_step):
     assert [f["lm_weight"][0] / f["lm_weight"][1] for f in figures] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.slow
 def test_it_is_learned(make_method, one_step):
     """The distance falls when it is trained, and the head alone does not explain it."""
     figures = one_step.run(make_method(weight=1.0, head="mlp", lr=0.02), 60)

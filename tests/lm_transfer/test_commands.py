@@ -77,6 +77,7 @@ def figures(folder) -> list[dict[str, float]]:
         return [{n: float(v) for n, v in row.items() if v} for row in csv.DictReader(handle)]
 
 
+@pytest.mark.slow
 def test_language_model_learns_and_teaches(train_lm, tmp_path, tokenizer):
     """The small LM guesses masked letters from both sides; its folder is a teacher of its own tokens
     alone.

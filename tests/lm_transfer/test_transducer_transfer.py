@@ -340,6 +340,7 @@ def test_gradient_is_the_weight_times_the_branchs_own(make_method, one_step, dou
         torch.testing.assert_close(found[1][name] - control, 1e-3 * branch, rtol=1e-4, atol=1e-12, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["surrogate", "exact", "best_path", "predictor"])
 def test_it_is_learned(make_method, one_step, form):
     figures = one_step.run(make_method(weight=1.0, form=form, lr=0.01), 60)
