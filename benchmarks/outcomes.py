@@ -27,6 +27,16 @@ from record import RESULTS, ROOT, record
 
 from espnet_ext.recipe.systems import System, load_systems
 
+#: Further configurations of that method: its teachers, and both stages of its student.
+DISTILLATION = (
+    "pretrain_transducer",
+    "distil_bestrq",
+    "distil_targets",
+    "student",
+    "student_streaming",
+    "distil_encoder",
+)
+
 
 def fingerprint(recipe: Path, options: dict[str, str]) -> str:
     """Hash of what decides about a run: its options, configurations of starting model and training."""
@@ -34,8 +44,10 @@ def fingerprint(recipe: Path, options: dict[str, str]) -> str:
     default = (
         "conf/finetune.yaml" if options["method"] == "none" else f"conf/finetune_{options['method']}.yaml"
     )
-    start = options.get("pretrain_config", "conf/pretrain.yaml")
-    for name in (start, options.get("finetune_config", default)):
+    files = [options.get("pretrain_config", "conf/pretrain.yaml"), options.get("finetune_config", default)]
+    if options["method"] == "distillation":
+        files += [f"conf/{name}.yaml" for name in DISTILLATION]
+    for name in files:
         file = recipe / name if (recipe / name).exists() else ROOT / "egs2/TEMPLATE/asr1" / name
         digest.update(json.dumps(yaml.safe_load(file.read_text(encoding="utf-8"))).encode())
     return digest.hexdigest()[:12]
@@ -111,7 +123,7 @@ def systems_of(method: str, names: list[str]) -> list[System]:
 
 def common(options: dict[str, str], a: argparse.Namespace) -> dict[str, str]:
     """Options of run.sh that all runs have, under those that a system or a point decides itself."""
-    transducer = "transducer" in options.get("pretrain_config", "")
+    transducer = options["method"] == "distillation" or "transducer" in options.get("pretrain_config", "")
     found = {
         "pretrain_tag": a.pretrain_tag,
         "decode_configs": a.transducer_decode_configs if transducer else a.decode_configs,
@@ -145,7 +157,12 @@ def main() -> None:
         help="of systems with a transducer",
     )
     add("--lm", action="store_true", help="with the recipe's language model, for decode_*_lm.yaml")
-    add("--stage", default="targets", help="decode: models that are trained are decoded again")
+    add(
+        "--stage",
+        default="targets",
+        help="first stage; decode: models that are trained are decoded again; stats: of distillation, whose\n"
+        "teachers are trained by stage 6",
+    )
     add("--sweep", action="store_true", help="the points of benchmarks/sweeps/METHOD.yaml, on dev alone")
     a = parser.parse_args()
     recipe = a.recipe.resolve()

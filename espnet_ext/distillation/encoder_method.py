@@ -87,7 +87,12 @@ class EncoderMethod(Method):
         super().__init__({"model": model, "head": heads}, {"encoder": updater})
         self.model, self.heads, self.targets, self.options = model, heads, targets, options
         self.world: World = streams["labelled"].world
-        self.watch = VarianceWatch(options.variance_steps, options.least_variance)
+        self.watch = VarianceWatch(
+            options.variance_steps,
+            options.least_variance,
+            {} if targets.codes else targets.sizes,
+            next(model.parameters()).device,
+        )
         parts = [Part("labelled", self.part)]
         if "unlabelled" in streams:
             parts.append(Part("unlabelled", self.unlabelled_part, "unlabelled"))
@@ -120,7 +125,7 @@ class EncoderMethod(Method):
         return {"variance": self.watch.state()}
 
     def load_state(self, state: dict) -> None:
-        self.watch.load_state(state["variance"], next(self.model.parameters()).device)
+        self.watch.load_state(state["variance"])
 
     def summary(self) -> dict:
         return {

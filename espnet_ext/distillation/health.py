@@ -6,6 +6,8 @@ and a useless encoder.
 Legend: B batch, T frames, F size of a target.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from espnet_ext.errors import UserError
@@ -21,19 +23,27 @@ class VarianceWatch:
     Args:
         steps: of a window.
         least: part of the first window's variance that every window must have.
+        sizes: F of each target.
+        device: of the targets.
     """
 
-    def __init__(self, steps: int, least: float):
+    def __init__(
+        self, steps: int, least: float, sizes: Mapping[str, int], device: torch.device | str = "cpu"
+    ):
         self.steps, self.least = steps, least
         self.first: dict[str, float] = {}
-        self.sums: dict[str, torch.Tensor] = {}  # (2, F + 1): sums and count, squares and count
+        self._zero = {
+            name: torch.zeros(2, size + 1, dtype=torch.float64, device=device) for name, size in sizes.items()
+        }
+        # Of all targets from the start: processes that have seen none yet add up with those that have.
+        self.sums = dict(self._zero)  # (2, F + 1): sums and count, squares and count
 
     def see(self, name: str, values: torch.Tensor, there: torch.Tensor) -> None:
         """Count the frames of (B, T, F) that are there (B, T)."""
         frames = values.detach()[there].double()  # (frames, F)
         count = torch.full((1,), float(len(frames)), dtype=torch.float64, device=frames.device)
         rows = torch.stack([torch.cat([frames.sum(0), count]), torch.cat([frames.square().sum(0), count])])
-        self.sums[name] = self.sums[name] + rows if name in self.sums else rows
+        self.sums[name] = self.sums[name] + rows
 
     def check(self, step: int, world: World) -> dict[str, float]:
         """After a step (from 0): at a window's end compare, and begin the next. All processes must call it.
@@ -51,7 +61,7 @@ class VarianceWatch:
             total = world.sum(self.sums[name])
             mean, square = total[:, :-1] / total[0, -1].clamp_min(1)
             found[name] = float((square - mean.square()).mean())
-        self.sums = {}
+        self.sums = dict(self._zero)
         for name, variance in found.items():
             reference = self.first.setdefault(name, variance)
             if variance < _NOTHING or variance < self.least * reference:
@@ -66,7 +76,7 @@ class VarianceWatch:
         """For checkpoints."""
         return {"first": dict(self.first), "sums": {n: s.cpu() for n, s in self.sums.items()}}
 
-    def load_state(self, state: dict, device: torch.device) -> None:
+    def load_state(self, state: dict) -> None:
         """Take over what `state` returned."""
         self.first = dict(state["first"])
-        self.sums = {name: sums.to(device) for name, sums in state["sums"].items()}
+        self.sums = {name: sums.to(self._zero[name].device) for name, sums in state["sums"].items()}

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from espnet_ext.recipe.stages import load_stages
 from espnet_ext.recipe.systems import load_systems
 
 #: Decide what stage 1 makes.
@@ -48,6 +49,13 @@ def test_systems_that_share_a_stage1_make_it_alike():
             continue
         how = tuple(system.options.get(option, "") for option in STAGE1)
         assert found.setdefault(how[0], how) == how, name
+
+
+def test_stage1_comes_before_stage2(repo_root):
+    labels = [stage.label for stage in load_stages(repo_root / "egs2/TEMPLATE/asr1/stages")]
+    order = ["pretrain", "pretrain.bestrq", "targets.distillation", "finetune.distil_encoder"]
+    places = [labels.index(name) for name in [*order, "finetune.distillation", "export"]]
+    assert places == sorted(places)
 
 
 def test_pairs_say_what_the_issue_asks():

@@ -11,7 +11,7 @@ from espnet_ext.distillation.encoder_task import EncoderTask
 from espnet_ext.distillation.health import VarianceWatch
 from espnet_ext.distillation.losses import Heads, codes_sum, cosine_sum, l1_sum, valid_frames
 from espnet_ext.distillation.options import RULES, encoder_options
-from espnet_ext.distillation.targets import sample_summary
+from espnet_ext.distillation.targets import StoredTargets, sample_summary
 from espnet_ext.errors import UserError
 from espnet_ext.train.method import MicroBatch, Position
 from espnet_ext.train.runner import StepRunner
@@ -260,7 +260,7 @@ def test_random_teacher_in_the_loader(toy):
 
 def test_collapse_stops_the_run():
     """Targets whose variance falls end the training; those that stay do not, also after a resume."""
-    watch, world = VarianceWatch(2, 0.1), World()
+    watch, world = VarianceWatch(2, 0.1, {"x": 4}), World()
     there = torch.ones(1, 50, dtype=torch.bool)
     draw = torch.Generator().manual_seed(0)
 
@@ -272,12 +272,29 @@ def test_collapse_stops_the_run():
 
     assert steps(watch, 1.0, 0) == pytest.approx(1, rel=0.3)
     steps(watch, 0.5, 2)
-    resumed = VarianceWatch(2, 0.1)
-    resumed.load_state(watch.state(), torch.device("cpu"))
+    resumed = VarianceWatch(2, 0.1, {"x": 4})
+    resumed.load_state(watch.state())
     with pytest.raises(UserError, match="variance of target x .* embeddings have collapsed"):
         steps(resumed, 0.2, 4)
     with pytest.raises(UserError, match="collapsed"):
-        steps(VarianceWatch(2, 0.1), 0.0, 0)
+        steps(VarianceWatch(2, 0.1, {"x": 4}), 0.0, 0)
+
+
+def test_collapse_in_a_training(toy, monkeypatch):
+    """A store whose frames become all alike ends the training; no model is left as finished."""
+    original, read = StoredTargets.read, []
+
+    def shrinking(self, data_dir, passes, utterance):
+        read.append(utterance)
+        found = original(self, data_dir, passes, utterance)
+        return {n: v * (0 if len(read) > 40 and n == "target_two" else 1) for n, v in found.items()}
+
+    monkeypatch.setattr(StoredTargets, "read", shrinking)
+    words = [f"--targets_dir={toy.dump()}"]
+    command = toy.command("fall", *words, distillation_conf=BOTH | {"variance_steps": 4}, max_epoch=12)
+    with pytest.raises(UserError, match="variance of target two is 0, it was"):
+        EncoderTask.main(cmd=command)
+    assert not (toy.folder / "fall" / "train_summary.json").exists()
 
 
 def test_heads_do_not_depend_on_each_other():

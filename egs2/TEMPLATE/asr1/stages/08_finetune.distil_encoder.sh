@@ -25,6 +25,7 @@
 # logs: ["${stage1_exp}/train.log", "${pretrain_exp}/export.log", "${bestrq_exp}/export.log"]
 . "${template_dir}/utils/stage.sh"
 
+# Parts run in the order of their names: this one before 08_finetune.distillation.sh.
 # Teachers without a weight given count alike.
 weights=${teacher_weights}
 if [ -z "${weights}" ]; then
