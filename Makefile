@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint bench clean slurm-up slurm-down
+.PHONY: help setup demo demo-all test test-fast lint bench clean slurm-up slurm-down
 MAKEFLAGS += --no-print-directory
 
 activate := . tools/activate_python.sh
@@ -16,8 +16,13 @@ help: ## print this list
 setup: ## install system packages and the Python environment tools/venv; seconds when it is there
 	@tools/install.sh
 
-demo: setup ## the default recipe, from raw audio to the scoring report (egs2/synth/asr1)
-	@cd egs2/synth/asr1 && ./run.sh
+demo: setup ## egs2/synth from raw audio to the report's page: a control and one method (gan)
+	@cd egs2/synth/asr1 && ./run.sh --system none --seed 1 --stop_stage score && ./run.sh --system gan --seed 1
+	@echo "demo: open egs2/synth/asr1/exp/report/index.html"
+
+demo-all: setup ## all five methods beside their main controls; goes on where it was interrupted
+	@egs2/synth/asr1/demo_all.sh
+	@echo "demo-all: open egs2/synth/asr1/exp/report/index.html"
 
 test: setup lint ## shellcheck, ruff, and all tests, end-to-end recipes included
 	@$(activate) && python -m pytest -q

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from espnet_ext.report import statistics
 from espnet_ext.report.collect import Collection, Experiment, Result, split_seed
 from espnet_ext.report.statistics import Drawn, Wanted
-from espnet_ext.report.tables import Table, deciding, tables
+from espnet_ext.report.tables import Table, draws_of, main_ways, merged, tables
 
 SCHEMA = 1
 _RATES = ("wer", "cer", "ter", "ser")
@@ -22,7 +22,7 @@ def build(
     about: Mapping[str, str] | None = None,
     decoding: str | None = None,
     development: Sequence[str] | None = None,
-) -> tuple[dict, dict[tuple[str, str], Drawn]]:
+) -> tuple[dict, list[Drawn]]:
     """Everything a report says.
 
     Args:
@@ -34,36 +34,35 @@ def build(
         development: sets that something was chosen on; None: by their names.
 
     Returns:
-        results.json, and the tables with their draws.
+        results.json, and for each set the table of all systems as they are compared.
     """
     made = tables(found)
     drawn = statistics.draw_all(made)
-    chosen = deciding(made, decoding)
-    if decoding and made and chosen != decoding:
-        ways = ", ".join(sorted({each.decoding for each in made}))
-        found.problems.append(
-            f"nothing was decoded with {decoding}: compared by {chosen} (there are: {ways})"
-        )
+    ways = main_ways(made, decoding)
+    main = [Drawn(each, *draws_of(each)) for each in merged(made, ways, found)]
+    if decoding and made and decoding not in ways.values():
+        there = ", ".join(sorted({each.decoding for each in made}))
+        found.problems.append(f"nothing was decoded with {decoding}; there are: {there}")
     systems = list(dict.fromkeys(each.system for each in found.experiments))
     pairs = [pair for pair in wanted if {pair.system, pair.control} <= set(systems)]
-    compared = statistics.comparisons(drawn, pairs, chosen or "", found, development)
+    compared = statistics.comparisons(main, drawn, pairs, ways, found, development)
     done = {(each["system"], each["control"].split(" (")[0]) for each in compared}
     results = {
         "schema": SCHEMA,
         "made_by": made_by,
         "rates_are": "percent; differences are percentage points, the system minus its control",
-        "decoding": chosen,
-        "sets": [_set(each, development) for each in made if each.decoding == chosen],
+        "decoding": ways,
+        "sets": [_set(each.table, development) for each in main],
         "systems": [_system(name, found, about or {}) for name in systems],
         "experiments": [_experiment(each) for each in found.experiments],
         "results": [_result(each) for each in _ordered(found.results)],
-        "summaries": statistics.summaries(drawn.values()),
+        "summaries": statistics.summaries(drawn.values(), ways),
         "comparisons": compared,
         "not_compared": _not_compared(wanted, systems, done, made),
         "stages": [each for each in found.stages if each.get("stage") != "report"],  # it is running now
         "problems": list(found.problems),
     }
-    return finite(results), drawn
+    return finite(results), main
 
 
 def finite(value):

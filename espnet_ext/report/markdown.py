@@ -43,12 +43,22 @@ def _rates(results: dict) -> Iterator[str]:
     measures = sorted({each["measure"] for each in summaries})
     yield (
         f"{' or '.join(_NAMES[each] for each in measures)} in percent with 95 % intervals, means over seeds. "
-        f"Systems are compared by `{results['decoding'] or 'the only decoding'}`."
+        f"{_ways(results)}"
     )
     yield table(["system", "decoding", "seeds", *sets], rows, 2)
     yield from _interval_notes(summaries)
     if old:
         yield f"{OUTDATED} decoded with another model than the one exported now: run stages 10 to 12 again."
+
+
+def _ways(results: dict) -> str:
+    ways: dict[str, list[str]] = {}
+    for system, way in results["decoding"].items():
+        ways.setdefault(way, []).append(system)
+    if len(ways) == 1:
+        return f"Systems are compared by `{next(iter(ways)) or 'their only decoding'}`."
+    each = (f"`{way}` ({', '.join(map(escape, names))})" for way, names in ways.items())
+    return f"Systems are compared by {', '.join(each)}."
 
 
 _NAMES = {"wer": "Word error rates", "cer": "Character error rates"}
@@ -89,8 +99,8 @@ def _verdicts(results: dict) -> Iterator[str]:
     yield "## Verdicts"
     if results["comparisons"]:
         yield (
-            f"Each system against its control by `{results['decoding']}`, on sets that nothing was "
-            "chosen on; paired bootstrap, corrected for all comparisons of this report (Holm)."
+            "Each system against its control, on sets that nothing was chosen on; paired bootstrap, "
+            "corrected for all comparisons of this report (Holm)."
         )
     for each in results["comparisons"]:
         rates = " against ".join(f"{rate:.2f}" for rate in each["rates"])

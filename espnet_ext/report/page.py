@@ -8,7 +8,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_ext.report.audio import Player
@@ -20,19 +20,17 @@ ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = "dom table charts rates curves errors utterances main".split()
 
 
-def render(
-    results: dict, found: Collection, drawn: Mapping[tuple[str, str], Drawn], out_dir: Path, room: int
-) -> str:
+def render(results: dict, found: Collection, drawn: Sequence[Drawn], out_dir: Path, room: int) -> str:
     """The page.
 
     Args:
         results: results.json.
         found: the collection it was built from.
-        drawn: its tables.
+        drawn: for each set the table of all systems.
         out_dir: where the page will be.
         room: bytes of recordings to embed, at most.
     """
-    page = page_data(results, found, drawn.values(), Player(out_dir, room))
+    page = page_data(results, found, drawn, Player(out_dir, room))
     kept = {name: value for name, value in results.items() if name != "stages"}
     scripts = [(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     fields = {

@@ -22,7 +22,7 @@ _MOST_TEXT = 12_000_000
 
 def page_data(results: dict, found: Collection, drawn: Iterable[Drawn], player: Player) -> dict:
     """Everything under ``page`` of the page's data."""
-    tables = [each.table for each in drawn if each.table.decoding == results["decoding"]]
+    tables = [each.table for each in drawn]
     # What was chosen on is less interesting than what was not.
     tables.sort(key=lambda each: (is_development(each.dataset, _development(results)), each.dataset))
     models = [(table, each) for table in tables for group in table.models.values() for each in group]

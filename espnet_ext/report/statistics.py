@@ -5,7 +5,7 @@ chosen on (development sets decide about epochs and decoding weights, so they ge
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from espnet_ext.report.collect import Collection, Result
@@ -53,14 +53,15 @@ def draw_all(made: Iterable[Table]) -> dict[tuple[str, str], Drawn]:
     return {(each.decoding, each.dataset): Drawn(each, *draws_of(each)) for each in made}
 
 
-def summaries(drawn: Iterable[Drawn]) -> list[dict]:
-    """Rate and interval of each system, all its seeds together, on each set."""
+def summaries(drawn: Iterable[Drawn], ways: Mapping[str, str]) -> list[dict]:
+    """Rate and interval of each system, all its seeds together, on each set; ``main`` are those compared."""
     rows = []
     for each in drawn:
         for system in each.table.systems():
             estimate = None if each.draws is None else each.draws.estimate(list(each.of(system).values()))
             about = {"system": system, "decoding": each.table.decoding, "set": each.table.dataset}
             about |= {"measure": each.table.measure, "seeds": each.table.seeds(system)}
+            about["main"] = ways[system] == each.table.decoding
             found = _rounded(estimate, lowest=0.0) if estimate else _without_interval(each.table, system)
             rows.append(about | found | _drawn(each))
     return rows
@@ -99,18 +100,20 @@ def is_development(dataset: str, named: Sequence[str] | None) -> bool:
 
 
 def comparisons(
+    main: Iterable[Drawn],
     drawn: dict[tuple[str, str], Drawn],
     wanted: Iterable[Wanted],
-    decoding: str,
+    ways: Mapping[str, str],
     found: Collection,
     development: Sequence[str] | None = None,
 ) -> list[dict]:
     """All comparisons that can be made, corrected together.
 
     Args:
-        drawn: of all tables.
+        main: of the tables that hold every system as it is compared.
+        drawn: of all tables, for controls that are about a way of decoding.
         wanted: pairs.
-        decoding: that they are compared by.
+        ways: how each system is decoded in ``main``.
         found: the collection; the trainings' summaries say whether a pair was given the same.
         development: sets that something was chosen on.
 
@@ -118,22 +121,26 @@ def comparisons(
         a mapping for each, as docs/results_json.md describes it.
     """
     made: list[tuple[Comparison, Wanted, list[dict]]] = []
+    tables = [each for each in main if not is_development(each.table.dataset, development)]
     for pair in wanted:
-        for each in list(drawn.values()):
-            if each.table.decoding != decoding or is_development(each.table.dataset, development):
-                continue
-            one = _compare(each, drawn.get((pair.decoding or decoding, each.table.dataset)), pair)
+        for each in tables:
+            other = each
+            if pair.decoding and pair.decoding != ways.get(pair.control):
+                other = drawn.get((pair.decoding, each.table.dataset))
+            one = _compare(each, other, pair)
             if one is not None:
                 made.append(one)
     corrected = correct([each for each, _, _ in made])
     return [
-        _row(replace(each, mapsswe=()), pair, details, decoding, found)
+        _row(each, pair, details, (ways[pair.system], pair.decoding or ways[pair.control]), found)
         for each, (_, pair, details) in zip(corrected, made, strict=True)
     ]
 
 
 def _compare(each: Drawn, other: Drawn | None, pair: Wanted) -> tuple[Comparison, Wanted, list[dict]] | None:
-    if other is not None and other is not each:  # a control that decodes otherwise: both into one table
+    if (
+        other is not None and other is not each
+    ):  # a control that is about a way of decoding: both into one table
         mine, theirs = each.table, other.table
         keys = {key: models for key, models in mine.models.items() if key[0] == pair.system}
         control = {key: models for key, models in theirs.models.items() if key[0] == pair.control}
@@ -176,7 +183,9 @@ def operations_of(result: Result, unit: str) -> list[str]:
     return result.operations
 
 
-def _row(found: Comparison, pair: Wanted, details: list[dict], decoding: str, all_: Collection) -> dict:
+def _row(
+    found: Comparison, pair: Wanted, details: list[dict], ways: tuple[str, str], all_: Collection
+) -> dict:
     sides = [
         [each.summary for each in all_.trainings(name) if each.seed in found.seeds]
         for name in (pair.system, pair.control)
@@ -187,8 +196,8 @@ def _row(found: Comparison, pair: Wanted, details: list[dict], decoding: str, al
         "system": pair.system,
         "control": pair.control,
         "set": found.dataset,
-        "decoding": decoding,
-        "control_decoding": pair.decoding or decoding,
+        "decoding": ways[0],
+        "control_decoding": ways[1],
         "measure": found.measure,
         "seeds": list(found.seeds),
         "unpaired_seeds": list(found.unpaired),
@@ -207,12 +216,18 @@ def _row(found: Comparison, pair: Wanted, details: list[dict], decoding: str, al
         "promised_equal": list(pair.matched),
         "not_matched": differing,
         "verdict": verdict(found),
-        "caveats": [*_of_match(differing), *caveats(found)],
+        "caveats": [*_of_match(differing), *_of_ways(pair, ways), *caveats(found)],
         "mapsswe": [
             {**each, "mean": round(each["mean"], 4), "deviation": round(each["deviation"], 4)}
             for each in details
         ],
     }
+
+
+def _of_ways(pair: Wanted, ways: tuple[str, str]) -> list[str]:
+    if ways[0] == ways[1] or pair.decoding:
+        return []
+    return [f"decoded in different ways, {ways[0]} and {ways[1]}: the difference may come from that"]
 
 
 def _of_match(differing: list[str]) -> list[str]:

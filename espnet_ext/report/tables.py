@@ -5,8 +5,9 @@ may be used. Only results over the same sentences, normalised alike, share a tab
 problems.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -115,15 +116,55 @@ def draws_of(table: Table) -> tuple[Draws | None, dict[tuple[str, str], int]]:
     return draw(errors, table.units(), groups), {key: at for at, key in enumerate(keys)}
 
 
-def deciding(made: Iterable[Table], wanted: str | None = None) -> str | None:
-    """The way of decoding that systems are compared by: the one asked for, else that of most results.
+#: Which of equally frequent ways of decoding comes first.
+_ORDER = {"tuned": 0, "joint": 1, "transducer": 2}
 
-    Of equally frequent ones a tuned search comes first, then a joint one.
+
+def main_ways(made: Iterable[Table], wanted: str | None = None) -> dict[str, str]:
+    """The way of decoding that each system is compared by.
+
+    It is the one asked for, else that of most results, else, for a system that was not decoded so (a
+    transducer among others, say), that of most of its own.
     """
-    counts: dict[str, int] = {}
+    of_system: dict[str, Counter] = {}
     for table in made:
-        counts[table.decoding] = counts.get(table.decoding, 0) + len(table.models)
-    if wanted is not None and wanted in counts:
-        return wanted
-    order = {"tuned": 0, "joint": 1}
-    return min(counts, key=lambda name: (-counts[name], order.get(name, 2), name), default=None)
+        for system, _ in table.models:
+            of_system.setdefault(system, Counter())[table.decoding] += 1
+    everybody = Counter()
+    for counts in of_system.values():
+        everybody.update(counts)
+
+    def rank(counts: Counter):
+        return lambda way: (way != wanted, -counts[way], _ORDER.get(way, len(_ORDER)), way)
+
+    common = min(everybody, key=rank(everybody), default="")
+    return {
+        system: common if common in counts else min(counts, key=rank(counts))
+        for system, counts in of_system.items()
+    }
+
+
+def merged(made: Iterable[Table], ways: Mapping[str, str], found: Collection) -> list[Table]:
+    """A table for each set, with every system decoded in its main way."""
+    tables: dict[str, Table] = {}
+    for table in sorted(made, key=lambda each: _ORDER.get(each.decoding, len(_ORDER))):
+        mine = {key: models for key, models in table.models.items() if ways[key[0]] == table.decoding}
+        if not mine:
+            continue
+        first = tables.setdefault(table.dataset, replace(table, decoding="", models={}))
+        if (first.names, first.references, first.unit, first.normalisation) == (
+            table.names,
+            table.references,
+            table.unit,
+            table.normalisation,
+        ):
+            first.models |= mine
+        else:
+            names = ", ".join(sorted({system for system, _ in mine}))
+            found.problems.append(
+                f"{names} on {table.dataset}: not compared with the others: other sentences or "
+                "references, or normalised otherwise"
+            )
+    for table in tables.values():
+        table.models = dict(sorted(table.models.items()))
+    return list(tables.values())

@@ -120,6 +120,25 @@ def test_no_difference_says_what_could_be_seen(expdir, sets, capsys):
         assert 0 < each["detectable"] < 20
 
 
+def test_systems_that_decode_otherwise_are_compared_among_themselves(expdir, sets, capsys):
+    """Transducers beside joint decoding, a control about decoding, a pair that has no way in common."""
+    for experiment, wrong in (("distillation_seed1", 0.1), ("distillation_scratch_seed1", 0.3)):
+        add_result(expdir, experiment, "transducer", sets["test_clean"], wrong)
+    add_result(expdir, "lm_transfer_seed1", "joint", sets["test_clean"], 0.1)
+    add_result(expdir, "none_fusion_seed1", "tuned_lm", sets["test_clean"], 0.15)
+    _, _, text = report(expdir, capsys, "--compare", "distillation", "none")
+    found = results(expdir)
+    ways = {(e["system"], e["control"]): (e["decoding"], e["control_decoding"]) for e in found["comparisons"]}
+    assert ways["distillation", "distillation_scratch"] == ("transducer", "transducer")
+    assert ways["lm_transfer", "none_fusion"] == ("joint", "tuned_lm")
+    mixed = one(found["comparisons"], system="distillation", control="none")
+    assert any("decoded in different ways, transducer and joint" in note for note in mixed["caveats"])
+    assert found["decoding"]["gan"] == "joint" and "`transducer` (distillation" in text
+    _, printed, _ = report(expdir, capsys, "--decoding", "ctc")
+    assert results(expdir)["decoding"]["none"] == "ctc" and results(expdir)["decoding"]["gan"] == "joint"
+    assert "nothing was decoded with greedy; there are: " in report(expdir, capsys, "--decoding", "greedy")[1]
+
+
 def test_seeds_are_paired(expdir, sets, capsys):
     for experiment, wrong in (("none_seed2", 0.2), ("gan_seed2", 0.06), ("gan_seed3", 0.05)):
         for dataset in ("test_noisy", "test_clean"):

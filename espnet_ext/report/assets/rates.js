@@ -15,7 +15,7 @@ function verdictCell(row) {
 
 function verdicts(body) {
   body.append(
-    el("p", {}, `Each system against its control, by “${data.decoding || "plain"}” decoding, on sets that nothing was chosen on. ` +
+    el("p", {}, "Each system against its control, on sets that nothing was chosen on. " +
       "Negative: the system makes fewer errors. One paired bootstrap of speakers and their utterances, crossed with seeds; " +
       "verdicts are corrected for all comparisons of this page (Holm), intervals are not."),
   );
@@ -45,12 +45,12 @@ function verdicts(body) {
 
 function rates(body) {
   const ways = [...new Set(data.summaries.map((row) => row.decoding))];
-  let way = ways.includes(data.decoding) ? data.decoding : ways[0];
+  let way = "";
   if (ways.length > 1) {
-    body.append(el("p", { class: "tools" }, select("way", "Decoding", ways, way, (value) => { way = value; filter.set(filter.text); })));
+    body.append(el("p", { class: "tools" }, select("way", "Decoding", [["", "as compared"], ...ways], way, (value) => { way = value; filter.set(filter.text); })));
   }
   filtered(body, () => {
-    const rows = data.summaries.filter((row) => row.decoding === way && filter.passes(row.system));
+    const rows = data.summaries.filter((row) => (way ? row.decoding === way : row.main) && filter.passes(row.system));
     const sets = [...new Set(rows.map((row) => row.set))].sort();
     const systems = [...new Set(rows.map((row) => row.system))];
     byId("shown").textContent = filter.text ? `${systems.length} of ${data.systems.length} systems` : "";
@@ -58,6 +58,7 @@ function rates(body) {
     const find = (system, set) => rows.find((row) => row.system === system && row.set === set);
     const columns = [
       { title: "system", value: (name) => name },
+      { title: "decoding", value: (name) => rows.find((row) => row.system === name).decoding },
       { title: "seeds", number: true, value: (name) => Math.max(...rows.filter((row) => row.system === name).map((row) => row.seeds.length)) },
       ...sets.map((set) => ({
         title: set,

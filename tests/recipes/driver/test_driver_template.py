@@ -102,7 +102,7 @@ def test_dry_run_of_a_complete_corpus(corpus):
         "conf/decode_ctc.yaml --out_dir exp/none_seed7/decode_joint/noisy exp/none_seed7/decode_ctc/noisy ",
         "--model_dir exp/pretrain_seed7/export --data_dir dump/raw/dev --config ",
         "score --ref dump/raw/clean/text --hyp exp/none_seed7/decode_joint/clean/text ",
-        "report --expdir exp --out_dir exp/report\n",
+        "report --expdir exp --out_dir exp/report --dev_sets dev\n",
         "--out exp/none_seed7/export/none_seed7.zip\n",
     ):
         assert expected in output, expected

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# does: word, character and sentence error rates, alignments
+# does: word, character, token and sentence error rates with intervals, alignments
 # scope: ${method}_${tag}
-# options: [start_exp, finetune_exp, ensemble, decode_configs, dump, valid_set, test_sets]
+# options: [start_exp, finetune_exp, ensemble, decode_configs, dump, valid_set, test_sets, token_type, bpemodel]
 # uncounted: [logdir, method, tag]
 # inputs:
 # - ${start_exp}/decode_${decode_configs}/${valid_set}/text
@@ -19,6 +19,8 @@
 # logs: ["${logdir}/11_score_${method}_${tag}.*.log"]
 . "${template_dir}/utils/stage.sh"
 
+tokens=()
+if [ "${token_type}" != char ]; then tokens=(--bpemodel "${bpemodel}"); fi
 open_queue "${logdir}" "11_score_${method}_${tag}"
 for exp in "${decoded[@]}" ${ensemble:+"${finetune_exp}"}; do
     # shellcheck disable=SC2086 # lists of names; valid_set may be one of the test sets
@@ -27,7 +29,8 @@ for exp in "${decoded[@]}" ${ensemble:+"${finetune_exp}"}; do
         for set in $(unique "${valid_set}" ${test_sets}); do
             folder=${exp}/decode_${name}/${set}
             if ! has "${folder}/text"; then continue; fi
-            queue python -m espnet_ext.bin.score --ref "${dump}/${set}/text" --hyp "${folder}/text" --out_dir "${folder}/score"
+            queue python -m espnet_ext.bin.score --ref "${dump}/${set}/text" --hyp "${folder}/text" \
+                "${tokens[@]}" --out_dir "${folder}/score"
         done
     done
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# does: all experiments side by side, in exp/report/RESULTS.md
+# does: all experiments side by side, in exp/report (index.html, RESULTS.md, results.json, results.csv)
 # scope: recipe
-# options: [expdir]
+# options: [expdir, valid_set]
 # inputs:
 # - ${expdir}/*/decode_*/*/score/result.json
 # - ${expdir}/*/peer*/decode_*/*/score/result.json
@@ -9,6 +9,7 @@
 # - ${expdir}/*/peer*/calibration/*.json
 # outputs:
 # - ${expdir}/report/RESULTS.md
+# - ${expdir}/report/index.html
 . "${template_dir}/utils/stage.sh"
 
-run python -m espnet_ext.bin.report --expdir "${expdir}" --out_dir "${expdir}/report"
+run python -m espnet_ext.bin.report --expdir "${expdir}" --out_dir "${expdir}/report" --dev_sets "${valid_set}"
