@@ -147,11 +147,19 @@ def stage1(a: argparse.Namespace, recipe: str, size: int, utterances: int, longe
         )
 
 
-def save_hubert(folder: Path) -> Path:
-    """HuBERT base with random weights."""
+#: A HuBERT for two cores; `base` is the real one's size.
+HUBERT = {
+    "small": {"conv_dim": [128] * 7, "hidden_size": 256, "num_hidden_layers": 6, "intermediate_size": 1024}
+    | {"num_attention_heads": 4},
+    "base": {},
+}
+
+
+def save_hubert(folder: Path, size: str) -> Path:
+    """A HuBERT with random weights."""
     import transformers
 
-    transformers.HubertModel(transformers.HubertConfig()).save_pretrained(folder)
+    transformers.HubertModel(transformers.HubertConfig(**HUBERT[size])).save_pretrained(folder)
     about = {"sampling_rate": RATE, "do_normalize": True, "feature_size": 1}
     (folder / "preprocessor_config.json").write_text(json.dumps(about))
     return folder
@@ -178,7 +186,7 @@ def save_recogniser(folder: Path) -> Path:
     return folder
 
 
-def dump(a: argparse.Namespace, name: str, save, shift: int, utterances: int, longest: float) -> None:
+def dump(a: argparse.Namespace, name: str, save, shift: int, longest: float) -> None:
     """The whole dump of a set beside the teacher's forward passes alone."""
     import numpy as np
 
@@ -187,7 +195,7 @@ def dump(a: argparse.Namespace, name: str, save, shift: int, utterances: int, lo
 
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
-        write_set(place / "set", utterances, longest)
+        write_set(place / "set", a.utterances, longest)
         teacher = load_teacher(str(save(place / "teacher")), device=a.device)
         options = DumpOptions(shift, RATE, storage=a.storage)
         times: list[list[float]] = [[], []]
@@ -230,6 +238,8 @@ def main() -> None:
     add("--frames", type=int, default=4000, help="of a step")
     add("--steps", type=int, default=15, help="timed ones of each")
     add("--dumps", type=int, default=3, help="timed ones of each teacher")
+    add("--utterances", type=int, default=300, help="of the set that is dumped")
+    add("--hubert", choices=list(HUBERT), default="small")
     add("--only", choices=["stage1", "dump"])
     a = parser.parse_args()
     import torch
@@ -239,8 +249,8 @@ def main() -> None:
         stage1(a, "synth", 128, 64, 5.0)
         stage1(a, "TEMPLATE", 768, 12, 15.0)
     if a.only != "stage1":
-        dump(a, "the synth recipe's transducer", save_recogniser, 768, 400, 4.0)
-        dump(a, "HuBERT base", save_hubert, 640, 10, 10.0)
+        dump(a, "the synth recipe's transducer", save_recogniser, 768, 4.0)
+        dump(a, f"HuBERT {a.hubert}", lambda folder: save_hubert(folder, a.hubert), 640, 4.0)
 
 
 if __name__ == "__main__":
