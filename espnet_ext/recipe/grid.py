@@ -119,8 +119,7 @@ class Grid:
             for row in self.plan.rows:
                 if row.label != choice.label:
                     continue
-                words = [word for word in row.arguments if word != "--test_sets="]
-                command = [str(self.matrix.driver.template / "asr.sh"), *self.matrix.base, *words]
+                command = [str(self.matrix.driver.template / "asr.sh"), *self.matrix.base, *row.whole]
                 command += ["--stage", "10", "--stop_stage", "11", "--skip_stages="]
                 if "SLURM_JOB_ID" in os.environ:
                     command += ["--cmd_backend", "slurm"]

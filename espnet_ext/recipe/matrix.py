@@ -68,6 +68,14 @@ class Matrix:
         """A parsed driver for each row."""
         return {row.name: self.driver_of(list(row.arguments)) for row in self.plan.rows}
 
+    @cached_property
+    def whole_drivers(self) -> dict[str, object]:
+        """The same with all test sets: stages 1 to 7 prepare them, whoever decodes them."""
+        return {
+            row.name: self.driver_of(list(row.whole)) if row.dev_only else self.drivers[row.name]
+            for row in self.plan.rows
+        }
+
     def shared_steps(self) -> list[Step]:
         """Stages 1 to 7 of all rows, each state once.
 
@@ -77,7 +85,7 @@ class Matrix:
         steps: dict[tuple, Step] = {}
         wanted: dict[Path, tuple[str, dict]] = {}
         for row in self.plan.rows:
-            driver = self.drivers[row.name]
+            driver = self.whole_drivers[row.name]
             for number in range(1, LAST_SHARED + 1):
                 parts = [stage for stage in driver.stages() if stage.number == number]
                 states = [driver.state_of(stage) for stage in parts]
@@ -95,7 +103,7 @@ class Matrix:
                 scope = "" if states[0].scope == "recipe" else f"@{states[0].scope}"
                 steps[key] = Step(
                     f"{number:02}_{parts[0].name}{scope}",
-                    [*self.base, *row.arguments, *_only(number)],
+                    [*self.base, *row.whole, *_only(number)],
                     {},
                     kind_of(parts),
                     states,

@@ -26,6 +26,8 @@ from espnet_ext.recipe.options import read_yaml
 from espnet_ext.recipe.systems import Systems
 
 FIELDS = {"systems", "methods", "controls", "seeds", "options", "sweep", "choose", "gpu_cap", "gpu_hours"}
+#: Of points of a sweep: they decode the development set alone.
+NO_TEST = "--test_sets="
 FIGURES = {"wer": "words", "cer": "characters"}
 
 
@@ -38,6 +40,11 @@ class Row:
     seed: int
     arguments: tuple[str, ...]  # of asr.sh, beside those of all rows
     dev_only: bool = False
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Its arguments with the recipe's test sets, for stages that rows share, and once it is chosen."""
+        return tuple(word for word in self.arguments if word != NO_TEST)
 
     @property
     def label(self) -> str:
@@ -134,5 +141,5 @@ def _text(value) -> str:
 def _row(systems: Systems, name: str, point: str, arguments, seed: int) -> Row:
     words = ["--system", name, "--seed", str(seed)]
     if point:
-        words += ["--point", point, f"--finetune_args={arguments or ''}", "--test_sets="]
+        words += ["--point", point, f"--finetune_args={arguments or ''}", NO_TEST]
     return Row(name, point, seed, tuple(words), bool(point))

@@ -30,14 +30,14 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options):  # noqa
 
     submitted = run("--submit")
     jobs = re.findall(r"job (\d+)", submitted)
-    assert "preflight: job" in submitted and len(jobs) == 13, submitted  # no stage 2 or 7 is without a job
+    assert "preflight: job" in submitted and len(jobs) == 14, submitted
     try:
         wait_for(lambda: not slurm("squeue", "-h"), 600)
     finally:
         slurm("scancel", *jobs)
     table = run("--status")
     logs = "".join(log.read_text(errors="replace")[-3000:] for log in (recipe / "exp/.slurm").glob("*.log"))
-    assert table.count(" done ") == 2 * 13, table + logs  # of the stage, and in Slurm
+    assert table.count(" done ") == 2 * 13 + 1, table + logs  # of the stage and in Slurm; the preflight
     assert "preflight: all is well" in (recipe / "exp/.slurm/preflight.log").read_text()
     report = (recipe / "exp/report/RESULTS.md").read_text()
     assert "pretrain_seed1" in report and "none_seed1" in report
@@ -56,7 +56,7 @@ def _matrix(recipe, run):  # noqa: F811
     planned = run(*words, "--status")
     assert "0 of 2 rows are done (2 to do)" in planned and "left: 4.00 GPU hours" in planned
     submitted = run(*words, "--submit")
-    assert "none_one_seed1, none_two_seed1: job" in submitted and "01_data" not in submitted
+    assert "none_one_seed1, none_two_seed1: job" in submitted and "features" not in submitted
     assert "is in the queue already" in run(*words, "--submit", code=1)
     wait_for(lambda: not slurm("squeue", "-h"), 600)
     grid = run(*words, "--status")
