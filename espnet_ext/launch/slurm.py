@@ -150,7 +150,9 @@ class SlurmRun:
         for number in sorted((self.open & submitted) - queued):
             since = self.missed.setdefault(number, now)
             ended = self._ended(number)
-            if ended and ended.state in FINAL and ended.state not in ("COMPLETED", "FAILED"):
+            # A job that was killed leaves nothing that could still show on a slow disk.
+            killed = ended and (ended.state not in ("COMPLETED", "FAILED") or ended.code > 128)
+            if ended and ended.state in FINAL and killed:
                 self._note(number, status_of(ended), ended)
             elif now - since > SLOW_DISK:
                 # Without a word of Slurm there is none of its status either: it is not taken for good.

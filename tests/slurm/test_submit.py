@@ -1,6 +1,8 @@
 """--submit, --status and --cancel of a toy recipe, in a path with a space and a quote."""
 
+import os
 import re
+import signal
 import subprocess
 import time
 
@@ -121,3 +123,17 @@ def test_what_needs_the_internet_runs_where_it_was_typed(toy):
     assert (toy.folder / "fetched").exists() and printed.index("two.cache") < printed.index("job ")
     wait_for(lambda: (toy.folder / "exp/3.txt").exists())
     assert toy.states()["two.cache"] == "done"
+
+
+def test_the_same_recipe_waits(toy):
+    """`--cmd_backend slurm`: run.sh drives; the same files, and Ctrl-C leaves nothing in the queue."""
+    toy("--cmd_backend", "slurm")
+    assert (toy.folder / "exp/3.txt").read_text() == "hello\n"
+    assert "# Ended (code 0)" in (toy.folder / "exp/logs/three.2.log").read_text()
+    assert list((toy.folder / "exp/logs/q").glob("three.JOB.*/done/2"))
+    (toy.folder / "local/one.sh").write_text("#!/bin/sh\nsleep 300\n")
+    process = toy.start("--cmd_backend", "slurm", start_new_session=True)
+    wait_for(lambda: "RUNNING" in queue("one."))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    assert not queue("one.") and toy.states()["one"] == "interrupted"

@@ -99,13 +99,19 @@ class Recipe:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
-    def start(self, *options: str, **extra: str) -> subprocess.Popen:
-        """Start the driver."""
+    def start(self, *options: str, start_new_session: bool = False, **extra: str) -> subprocess.Popen:
+        """Start the driver; in a session of its own it can be sent Ctrl-C as a terminal would."""
         command = [str(self.template / "asr.sh"), *options]
         pipe = subprocess.PIPE
         environment = {**self.environment, **extra}
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=start_new_session,
         )
 
     def __call__(self, *options: str, code: int = 0, **extra: str) -> str:
