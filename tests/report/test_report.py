@@ -332,3 +332,14 @@ def test_no_experiments(tmp_path, capsys):
 def test_starts_without_torch():
     code = "import sys, espnet_ext.bin.report; sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_field_is_documented(expdir, capsys, repo_root):
+    report(expdir, capsys)
+    text = (repo_root / "docs" / "results_json.md").read_text(encoding="utf-8")
+    found = results(expdir)
+    names = set(found)
+    for part in ("sets", "systems", "experiments", "results", "summaries", "comparisons", "not_compared"):
+        names |= set(found[part][0])
+    names |= set(found["comparisons"][0]["mapsswe"][0]) | set(found["results"][0]["words"])
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
