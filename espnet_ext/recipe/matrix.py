@@ -133,7 +133,12 @@ class Matrix:
     def row_step(self, row: Row) -> Step:
         """Stages 8 to 11 of a row."""
         driver = self.drivers[row.name]
-        own = [stage for stage in driver.stages() if FIRST_OWN <= stage.number <= LAST_OWN]
+        states = self._own_states(driver)
+        if row.dev_only:
+            # A point that was chosen has decoded the test sets since.
+            whole = self._own_states(self.whole_drivers[row.name])
+            if all(state.status().state == DONE for state in whole):
+                states = whole
         # Several rows at a time: the starting model, which they share, is left alone.
         environment = {"finetuned_only": "true", SHARED: "true"}
         return Step(
@@ -141,10 +146,15 @@ class Matrix:
             [*self.base, *row.arguments, *_only(FIRST_OWN, LAST_OWN)],
             environment,
             "train",
-            [driver.state_of(stage) for stage in own],
+            states,
             checkpoints({"finetune_exp": driver.values["finetune_exp"]}),
             row,
         )
+
+    @staticmethod
+    def _own_states(driver) -> list[StageState]:
+        stages = [stage for stage in driver.stages() if FIRST_OWN <= stage.number <= LAST_OWN]
+        return [driver.state_of(stage) for stage in stages]
 
     def trained(self, row: Row) -> StageState:
         """State of a row's stage 8."""
