@@ -126,26 +126,26 @@ def test_p_is_below_5_percent_where_the_interval_leaves_out_0():
     assert seen == {True, False}
 
 
-def simulated(generator, seeds):
+def simulated(generator, seeds, spread_of_seeds):
     """Errors of a system and its control: 24 speakers of 12 utterances of 8 words."""
     shape = 24, 12, seeds
     hard = generator.normal(0, 0.6, (24, 1, 1)) + generator.normal(0, 0.6, (24, 12, 1))
     columns = []
     for spread in (0.3, 0.0):
         of_speaker = generator.normal(0, spread, (24, 1, 1))  # the two differ more on some speakers
-        of_seed = generator.normal(0, 0.04 * (seeds > 1), (1, 1, seeds))
+        of_seed = generator.normal(0, spread_of_seeds, (1, 1, seeds))
         chance = 1 / (1 + np.exp(1.8 - hard - of_speaker - of_seed))
         columns.append(generator.binomial(WORDS, chance, shape).reshape(-1, seeds))
     return np.hstack(columns)
 
 
-def outcomes(seeds, sets, groups=None):
+def outcomes(seeds, spread_of_seeds, groups=None, sets=200):
     """Estimates of the difference in simulated sets."""
     generator = np.random.default_rng([7, seeds])
     groups = groups or speakers(24, 12)
     columns = list(range(seeds)), list(range(seeds, 2 * seeds))
     for number in range(sets):
-        errors = simulated(generator, seeds)
+        errors = simulated(generator, seeds, spread_of_seeds)
         yield draw(errors, np.full(len(errors), WORDS), groups, number).estimate(*columns)
 
 
@@ -154,13 +154,13 @@ def coverage(found, truth):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_95_percent_of_the_intervals_hold_the_truth(seeds):
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (2, 0.15), (3, 0.04)])
+def test_95_percent_of_the_intervals_hold_the_truth(seeds, spread):
     """No true difference: the spread of speakers, and of seeds where there are some, is all there is."""
-    covered = coverage(outcomes(seeds, 250), 0.0)
-    assert 0.908 <= covered <= 0.992  # 0.95 and three standard errors of 250 sets
+    covered = coverage(outcomes(seeds, spread), 0.0)
+    assert 0.904 <= covered <= 0.996  # 0.95 and three standard errors of 200 sets
     if seeds == 1:
-        naive = coverage(outcomes(seeds, 250, groups=utterances(24 * 12)), 0.0)
+        naive = coverage(outcomes(seeds, spread, groups=utterances(24 * 12), sets=80), 0.0)
         assert naive < covered - 0.03  # single utterances are not independent
 
 
