@@ -141,14 +141,15 @@ def test_both_tasks_train(toy_training, dump, bert_folder, tmp_path, kind):
     assert set(checkpoint["modules"]) == {"model", "head"}
 
 
-def test_exported_model_is_plain(toy_training, dump, bert_folder, tmp_path):
+@pytest.mark.parametrize("kind", ["attention", "transducer"])
+def test_exported_model_is_plain(toy_training, dump, bert_folder, tmp_path, kind):
     """K2: the export has the control's parameters and no head; stock ESPnet builds it, and it computes the
     same.
     """
     from espnet_ext.train.export import export
 
     dump(bert_folder)
-    transfer(toy_training("attention", "exp", f"--lm_targets={tmp_path / 'targets'}"))
+    transfer(toy_training(kind, "exp", f"--lm_targets={tmp_path / 'targets'}"))
     epochs = export(tmp_path / "exp", tmp_path / "exported", 1)
     trained = torch.load(tmp_path / "exp" / f"{epochs[0]}epoch.pth")
     exported = torch.load(tmp_path / "exported" / "model.pth")
