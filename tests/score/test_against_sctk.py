@@ -80,6 +80,30 @@ def test_every_count_equals_sclites(tmp_path, rate):
         assert [len(mine), ref, ref - sub - dele, sub, dele, ins, sub + dele + ins, wrong] == rows
 
 
+def test_totals_of_real_transcripts_equal_sclites(tmp_path, librispeech_mini):
+    """Long sentences and a real vocabulary; a word is heard as another of the corpus, or torn in two."""
+    lines = [
+        line
+        for path in sorted(librispeech_mini.rglob("*.trans.txt"))
+        for line in path.read_text().splitlines()
+    ]
+    references = [line.split()[1:] for line in lines]
+    vocabulary, generator = sorted({word for each in references for word in each}), random.Random(2)
+    hypotheses = []
+    for each in references:
+        heard = []
+        for word in each:
+            dice = generator.random()
+            torn = [word[: len(word) // 2 + 1], word[len(word) // 2 :]]
+            options = [[], [generator.choice(vocabulary)], torn, ["THE", word]]
+            heard += options[int(dice * 40)] if dice < 0.1 else [word]
+        hypotheses.append(heard)
+    reference, *kinds = count(references, hypotheses).sum(0).tolist()
+    assert len(lines) > 1000
+    _, words, _, *theirs, _, _ = sclite(tmp_path, references, hypotheses)["Sum"]
+    assert [reference, *kinds] == [words, *theirs]
+
+
 def test_characters_equal_sclites(tmp_path):
     """Characters with spaces among them, as ESPnet's scoring stage writes them for sclite."""
     generator = random.Random(3)
