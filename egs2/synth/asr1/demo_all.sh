@@ -17,6 +17,11 @@ failed=()
 for system in "${systems[@]}"; do
     printf 'demo-all: %s\n' "${system}"
     status=0
+    # The recogniser that the first system has exported, decoded and scored is not exported again for those that share it.
+    case ${system} in
+        none | bilevel* | distillation*) export finetuned_only=false ;;
+        *) export finetuned_only=true ;;
+    esac
     ./run.sh --system "${system}" --seed 1 --stop_stage score "$@" || status=$?
     case ${status} in
         0) ;;
@@ -24,6 +29,7 @@ for system in "${systems[@]}"; do
         *) failed+=("${system}") ;;         # the others still tell something
     esac
 done
+unset finetuned_only
 ./run.sh --stage report --stop_stage report --force "$@"
 if [ ${#failed[@]} != 0 ]; then
     printf 'demo-all: failed: %s; their messages stand above, run it again to go on with them\n' "${failed[*]}" >&2
