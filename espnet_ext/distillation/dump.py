@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_ext.data.audio import read_audio, to_float
 from espnet_ext.data.embedding_codecs import (
     codebooks_of,
     make_codec,
@@ -21,7 +20,7 @@ from espnet_ext.data.embedding_codecs import (
     write_codebooks,
 )
 from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key
-from espnet_ext.data.kaldi import Table, read_table
+from espnet_ext.distillation.clips import Clip, SetReader
 from espnet_ext.distillation.frames import reduce_rate, reduction_factor
 from espnet_ext.distillation.teachers import Teacher, check_rate
 from espnet_ext.errors import UserError
@@ -35,17 +34,6 @@ _QUANTISER_SAMPLE, _QUANTISER_TEST = 300, 30
 
 
 @dataclass(frozen=True)
-class Clip:
-    """An utterance of a set: where its audio is, and how long it is."""
-
-    set: str
-    name: str
-    path: str
-    where: str  # file:line, for messages
-    samples: int
-
-
-@dataclass(frozen=True)
 class DumpOptions:
     """How embeddings are made and stored."""
 
@@ -55,47 +43,6 @@ class DumpOptions:
     storage: str = "fp16"
     batch_seconds: float = 60.0  # of audio the teacher hears at once, padding counted
     shard_seconds: float = 1800.0  # of audio in a shard
-
-
-class SetReader:
-    """Utterances of dumped data directories, and their samples."""
-
-    def __init__(self, rate: int):
-        self.rate = rate
-
-    def clips(self, data_dir: str | Path) -> list[Clip]:
-        """All utterances of a set, in its order.
-
-        Raises:
-            UserError: it holds no audio, or no lengths.
-        """
-        folder = Path(data_dir)
-        if not (folder / "wav.scp").exists():
-            found = " (there is feats.scp)" if (folder / "feats.scp").exists() else ""
-            raise UserError(f"{folder / 'wav.scp'}: no such file{found}; a teacher hears audio (raw)")
-        scp: Table = read_table(folder / "wav.scp", value="path")
-        lengths = read_table(folder / "utt2num_samples", value="length").rows
-        missing = [name for name in scp.rows if name not in lengths]
-        if missing:
-            raise UserError(f"{scp.where(missing[0])}: {missing[0]!r} is not in {folder / 'utt2num_samples'}")
-        return [
-            Clip(str(data_dir), name, path, scp.where(name), int(lengths[name]))
-            for name, path in scp.rows.items()
-        ]
-
-    def read(self, clip: Clip) -> np.ndarray:
-        """(N,) float32 samples.
-
-        Raises:
-            UserError: unreadable, or of another rate than the teacher's.
-        """
-        audio = read_audio(clip.path, clip.where)
-        if audio.rate != self.rate or audio.channels != 1:
-            raise UserError(
-                f"{clip.where}: {clip.path!r} has {audio.channels} channel(s) at {audio.rate} Hz, the "
-                f"teacher hears mono at {self.rate} Hz; run stage 3 (features) with --fs {self.rate}"
-            )
-        return to_float(audio.samples[:, 0])
 
 
 class Dump:

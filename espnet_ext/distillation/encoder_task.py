@@ -7,8 +7,8 @@ from pathlib import Path
 from espnet_ext.asr.load import read_config
 from espnet_ext.asr.transducer import TransducerModel
 from espnet_ext.data.embeddings import EmbeddingStore
+from espnet_ext.distillation.clips import SetReader
 from espnet_ext.distillation.combine import Combiner
-from espnet_ext.distillation.dump import SetReader
 from espnet_ext.distillation.encoder_method import EncoderMethod, TargetStream
 from espnet_ext.distillation.frames import reduce_rate, reduction_factor
 from espnet_ext.distillation.losses import Heads

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from espnet_ext.data.embeddings import EmbeddingStore
+from espnet_ext.distillation.clips import SetReader
 from espnet_ext.distillation.combine import Combiner
-from espnet_ext.distillation.dump import SetReader
 from espnet_ext.distillation.frames import common_length, reduce_rate
 from espnet_ext.distillation.teachers import Teacher
 from espnet_ext.errors import UserError
