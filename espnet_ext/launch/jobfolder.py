@@ -149,6 +149,11 @@ class JobFolder:
         except OSError:
             return ""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether we have cancelled the jobs."""
+        return (self.path / "cancelled").exists()
+
     def mark_cancelled(self) -> None:
         """Leave word that the jobs were cancelled by us."""
         (self.path / "cancelled").touch()

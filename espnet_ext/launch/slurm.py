@@ -26,6 +26,8 @@ TAIL = 20
 FIRST_POLL, LAST_POLL = 5.0, 30.0
 #: Seconds a job's status may need to show on a slow disk once Slurm says that the job has ended.
 SLOW_DISK = 20.0
+#: Seconds in which a job that has left its status leaves the node as well.
+SETTLE = 3.0
 #: Seconds to wait for what was cancelled to be gone.
 GONE = 60.0
 
@@ -61,6 +63,8 @@ class SlurmRun:
         try:
             self._loop()
         finally:
+            if self.failed:
+                self._learn_end()
             # One that failed may yet be put back into the queue.
             if self.chunks and (self.open or self.failed):
                 self._cancel()
@@ -168,6 +172,17 @@ class SlurmRun:
                 return self.cluster.ended(job, number - first if len(self.request) > 1 else None)
         return None
 
+    def _learn_end(self) -> None:
+        """Ask how a job that was killed has ended, before anything is cancelled: by its memory, its time?"""
+        number, status, ended = self.failed
+        end = time.monotonic() + SETTLE
+        while status > 128 and not (ended and ended.state in FINAL) and time.monotonic() < end:
+            ended = self._ended(number)
+            if ended is None or self.stop_signals:
+                break
+            time.sleep(0.2)
+        self.failed = (number, status, ended)
+
     def _on_signal(self, number: int, frame) -> None:
         self.stop_signals.append(number)
         if len(self.stop_signals) > 2:
@@ -209,7 +224,6 @@ class SlurmRun:
         said = "\n".join(
             line for line in self.folder.slurm_said().splitlines() if self._is_about(line, number)
         )
-        ended = ended or (self._ended(number) if status > 128 else None)
         log = self.request.log_of(number)
         unknown = ended and ended.state == "UNKNOWN"
         how = "left the queue without a status" if unknown else meaning(ended, status, said)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError
 from espnet_ext.launch.cluster import Cluster, Full
+from espnet_ext.launch.ends import meaning, status_of
 from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.settings import load_settings
@@ -32,6 +33,7 @@ class Look:
     node: str = ""
     elapsed: float = 0.0  # seconds, all its runs together
     why: str = ""
+    hint: str = ""  # of one that failed: what to change
 
     @property
     def alive(self) -> bool:
@@ -144,33 +146,37 @@ class Submitter:
         return found
 
     def _look(self, folder: JobFolder, number: int, record: Mapping, rows) -> Look:
-        done = folder.done(number)
+        row = next((r for r in rows or () if r.tasks is None or number - 1 in r.tasks), None)
         spent, since, node = spent_of(folder.history(number))
-        if done:
+        if done := folder.done(number):  # after the queue: it may have ended in between
             spent = max(spent, float(done.end - done.begin))
-            return Look(
-                "failed" if done.status else "done",
-                done.host,
-                spent,
-                f"status {done.status}" if done.status else "",
-            )
+            if not done.status:
+                return Look("done", done.host, spent)
+            if folder.cancelled:
+                return Look("failed", done.host, spent, "cancelled")
+            killed = done.status > 128
+            hint = meaning(None, done.status, _said(folder, record)) if killed else ""
+            return Look("failed", done.host, spent, f"status {done.status}", hint)
         if rows is None:
             return Look("unknown", node, spent, "Slurm does not answer")
-        row = next((r for r in rows if r.tasks is None or number - 1 in r.tasks), None)
         if row is None:
-            return self._gone(record, number, node, spent)
+            return self._gone(folder, record, number, node, spent)
         if row.state == "PENDING":
             return Look("again" if node else "waiting", node, spent, row.reason.strip("()"))
         return Look("running", row.node, spent + (time.time() - since if since else 0.0))
 
-    def _gone(self, record: Mapping, number: int, node: str, spent: float) -> Look:
+    def _gone(self, folder: JobFolder, record: Mapping, number: int, node: str, spent: float) -> Look:
         ended = self.cluster.ended(record["job"], number - 1 if record["count"] > 1 else None)
         if ended is None:
             return Look("lost", node, spent, "it has left the queue without a status")
-        why = ended.state.lower().replace("_", " ")
+        if ended.state == "COMPLETED":  # on a slow disk its status shows later
+            return Look("done", node, spent)
+        if folder.cancelled:
+            return Look("failed", node, spent, "cancelled")
         if ended.state == "CANCELLED" and not node:
-            why = "cancelled, or a job before it failed"
-        return Look("failed", node, spent, why)
+            return Look("failed", node, spent, "cancelled, or a job before it failed")
+        hint = meaning(ended, status_of(ended), _said(folder, record))
+        return Look("failed", node, spent, ended.state.lower().replace("_", " "), hint)
 
     def cancel(self, records: Sequence[Mapping]) -> list[str]:
         """Cancel what is alive; returns the jobs."""
@@ -186,6 +192,11 @@ class Submitter:
         if not self.cluster.cancel(jobs):
             raise UserError(f"Slurm did not take it; try again, or: {shlex.join(['scancel', *jobs])}")
         return jobs
+
+
+def _said(folder: JobFolder, record: Mapping) -> str:
+    """What Slurm wrote about a job; jobs of an array share the file."""
+    return folder.slurm_said() if record["count"] == 1 else ""
 
 
 def spent_of(history: list[list[str]]) -> tuple[float, float, str]:

@@ -190,9 +190,9 @@ class Driver:
 
     def _print_status(self, stages: list[Stage]) -> int:
         rows = []
-        submitted = {}
+        submitted, hints = {}, []
         if self.submitter and Records(self.values["expdir"]).read():
-            submitted = Submission(self, self.submitter()).status()
+            submitted, hints = Submission(self, self.submitter()).status()
             if preflight := submitted.pop(0, None):
                 rows.append(["0", "preflight", "", "", "", *preflight])
         for stage in stages:
@@ -202,6 +202,7 @@ class Driver:
             rows.append([str(stage.number), stage.label, status.state, state.scope, status.why, *job])
         more = ["job", "in Slurm", "node", "elapsed", "log"] if submitted else []
         print_table(rows, ["#", "name", "state", "for", "", *more])
+        print("".join(f"{hint}\n" for hint in hints), end="")
         return 0
 
     def _dry_run(self, selected: list[Stage]) -> int:

@@ -182,18 +182,20 @@ class Submission:
         print(f"preflight: job {record['job']}, log {record['log']}", flush=True)
         return {**record, "unit": "preflight", "options": {}, "number": 0, "stage": "preflight"}
 
-    def status(self) -> dict[int, list[str]]:
-        """By stage number: job, state, node, elapsed, log of the submission; empty without one."""
-        records = self.records.read()
+    def status(self) -> tuple[dict[int, list[str]], list[str]]:
+        """By stage number: job, state, node, elapsed, log; and what to tell of those that failed."""
+        records = [record for record in self.records.read() if "number" in record]
         found: dict[int, list[str]] = {}
-        for record, looks in zip(records, self.submitter.look(records), strict=True):
-            if record["unit"] not in self._units() and record["number"] != 0:
+        hints, units = [], self._units()
+        for record, (look,) in zip(records, self.submitter.look(records), strict=True):
+            if record["unit"] not in units and record["number"] != 0:
                 continue
-            look = looks[0]
             state = look.state + (f" ({look.why})" if look.why and look.why != "None" else "")
             elapsed = f"{look.elapsed:.0f} s" if look.elapsed else ""
             found[record["number"]] = [record["job"], state, look.node, elapsed, record["log"]]
-        return found
+            if look.hint:
+                hints.append(f"{record['stage']}: the job {look.hint}")
+        return found, hints
 
     def _units(self) -> set[str]:
         by_number: dict[int, list[StageState]] = {}
