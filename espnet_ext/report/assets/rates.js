@@ -96,6 +96,6 @@ function details(body) {
       number("parameters", (row) => trained.get(row.experiment)?.parameters, whole),
       number("training", (row) => trained.get(row.experiment)?.training_seconds, span),
     ];
-    return sortable("detail-table", columns, rows, "many");
+    return el("details", {}, el("summary", {}, `${rows.length} results`), sortable("detail-table", columns, rows, "many"));
   });
 }
