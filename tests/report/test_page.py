@@ -79,7 +79,7 @@ def page(window, recipe):
 
 def column(page, table, number):
     return page.run(
-        f"[...document.querySelectorAll('#{table} tbody tr')].map(r => r.cells[{number}].innerText)"
+        f"[...document.querySelectorAll('#{table} tbody tr')].map(r => r.cells[{number}].textContent)"
     )
 
 
