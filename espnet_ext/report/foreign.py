@@ -112,15 +112,15 @@ def _espnet(folder: Path, scoring: Scoring, problems: list[str]) -> Iterable[Res
         parts = path.relative_to(folder).parts
         decoding, dataset = parts[0].removeprefix("decode_"), "/".join(parts[1:])
         try:
-            scored = path / "score_wer"
-            if (scored / "hyp.trn").exists() and (scored / "ref.trn").exists():
-                texts = _from_trn(scored, scoring)
-            else:
-                texts = _from_text(path, folder, dataset, scoring)
+            data_dir, texts = None, _from_trn(path / "score_wer", scoring)
+            if texts is None:
+                data_dir, texts = _from_text(path, folder, dataset, scoring)
         except UserError as error:
             problems.append(str(error))
             continue
-        yield _result(folder.name, decoding, dataset, texts, path / "text")
+        found = _result(folder.name, decoding, dataset, texts, path / "text")
+        found.data_dir = data_dir
+        yield found
 
 
 def _decoded(folder: Path) -> list[Path]:
@@ -133,14 +133,18 @@ def _decoded(folder: Path) -> list[Path]:
     return found
 
 
-def _from_trn(scored: Path, scoring: Scoring) -> TextSet:
+def _from_trn(scored: Path, scoring: Scoring) -> TextSet | None:
+    """What ESPnet's scoring stage left, None where it did not run."""
+    if not all((scored / name).exists() for name in ("hyp.trn", "ref.trn")):
+        return None
     files = str(scored / "ref.trn"), str(scored / "hyp.trn")
     references, hypotheses = (read_trn(file) for file in files)
     speakers = {name: trn_speaker(name) for name in references}
     return scoring.texts(references, hypotheses, files, speakers)
 
 
-def _from_text(path: Path, folder: Path, dataset: str, scoring: Scoring) -> TextSet:
+def _from_text(path: Path, folder: Path, dataset: str, scoring: Scoring) -> tuple[Path, TextSet]:
+    """The set's folder, and its texts."""
     name = dataset.rsplit("/", 1)[-1]
     # An ESPnet recipe has exp/ beside dump/raw/ and data/.
     recipe = folder.resolve().parents[1] if len(folder.resolve().parents) > 1 else folder
@@ -151,7 +155,8 @@ def _from_text(path: Path, folder: Path, dataset: str, scoring: Scoring) -> Text
             beside = utt2spk_beside(reference)
             speakers = read_text(beside) if beside else None
             files = str(reference), str(path / "text")
-            return scoring.texts(read_text(reference), read_text(path / "text"), files, speakers)
+            texts = scoring.texts(read_text(reference), read_text(path / "text"), files, speakers)
+            return place / name, texts
     raise UserError(
         f"{path}: not scored, and no references for the set {name}: looked for {name}/text in "
         f"{', '.join(map(str, places))}; name the folder of the sets with --data_dir"
