@@ -93,10 +93,11 @@ def check_streaming(config: Mapping) -> None:
     """
     main = (config.get("encoder_conf") or {}).get("main_conf") or {}
     conf, factor = _input(config)
-    hop, n_fft, _ = _front(config)
+    hop, n_fft, window = _front(config)
     blocks = [each.get("block_type") for each in config["encoder_conf"]["body_conf"]]
-    # ESPnet cuts as many features off both ends of what it hears as touch its ends; only where the window is
-    # that many hops long does it neither lose a feature nor read one twice (online_audio_processor.py).
+    # ESPnet cuts some features off both ends of what it hears (online_audio_processor.py). It neither loses
+    # nor repeats one only where the FFT is twice as many hops long; and those that stay hear nothing of the
+    # reflection at the ends only where their windows do not reach there (a fortieth, Hann's foot, is nothing).
     trim = -(-n_fft // hop) // 2
     for good, what in (
         (
@@ -121,9 +122,10 @@ def check_streaming(config: Mapping) -> None:
         ),
         (config.get("frontend") in (None, "default"), f"frontend {config.get('frontend')}: expected default"),
         (
-            n_fft // hop == 2 * trim,
-            f"frontend_conf n_fft {n_fft} with hop_length {hop}: ESPnet's streaming inference would lose or "
-            "repeat features at every chunk; take an n_fft of 2 to 3 or 4 hops (512 with 128, 192 or 256)",
+            n_fft // hop == 2 * trim and window / 2 - trim * hop <= window / 40,
+            f"frontend_conf n_fft {n_fft} with hop_length {hop} and win_length {window}: ESPnet's streaming "
+            "inference would lose, repeat or spoil features at every chunk; with a win_length of 400 take "
+            "n_fft 512 with a hop_length of 128, 192 or 256, or 640 with 160",
         ),
     ):
         if not good:

@@ -225,7 +225,7 @@ def refused(**changes) -> dict:
         (refused(encoder_conf__main_conf={}), "dynamic_chunk_training"),
         (refused(encoder_conf__input_conf__vgg_like=True), "vgg_like"),
         (refused(normalize="utterance_mvn"), "utterance_mvn: hears a whole utterance"),
-        (refused(frontend_conf__hop_length=160), "n_fft 512 with hop_length 160: .* lose or repeat"),
+        (refused(frontend_conf__hop_length=160), "n_fft 512 with hop_length 160 .* lose, repeat or spoil"),
         (refused(frontend="sliding_window"), "frontend sliding_window"),
         (refused(encoder_conf__body_conf=[{"block_type": "lstm"}]), "blocks lstm"),
     ],
@@ -236,23 +236,35 @@ def test_what_cannot_stream_is_refused(config, message):
         check_streaming(config)
 
 
-def test_why_that_hop_is_refused():
-    """Stock ESPnet's features of a stream: all of them with a hop of 192, too few with 160."""
+@pytest.mark.parametrize(
+    ("n_fft", "hop", "good"),
+    [
+        *((512, 128, True), (512, 192, True), (512, 256, True), (640, 160, True)),
+        *((512, 160, False), (400, 160, False)),
+    ],
+)
+def test_why_some_hops_are_refused(n_fft, hop, good):
+    """Stock ESPnet's features of a stream are those of the whole utterance with some hops alone."""
     from espnet2.asr_transducer.frontend.online_audio_processor import OnlineAudioProcessor
 
-    counts = {}
-    for hop in (128, 192, 160):
-        model = build_transducer(exact=False, hop=hop)
-        conf = {"n_fft": 512, "hop_length": hop}
-        online = OnlineAudioProcessor(model._extract_feats, None, 640, 4, conf, "cpu")
-        online.offset_frames = 10**6  # keep everything, to compare
-        window = 40 * hop
-        for start in range(0, 6 * window, window):
-            feats, _ = online.compute_features(noise()[start : start + window], False)
-        offline, _ = model._extract_feats(noise()[None], torch.tensor([64000]))
-        size = feats.size(1)
-        counts[hop] = torch.allclose(feats[0, 3:], offline[0, 3:size], atol=1e-2)
-    assert counts == {128: True, 192: True, 160: False}
+    model = build_transducer(exact=False, hop=hop, n_fft=n_fft)
+    online = OnlineAudioProcessor(
+        model._extract_feats, None, 640, 4, {"n_fft": n_fft, "hop_length": hop}, "cpu"
+    )
+    online.offset_frames = 10**6  # keep everything, to compare
+    window = 40 * hop
+    for start in range(0, 6 * window, window):
+        feats, _ = online.compute_features(noise()[start : start + window], False)
+    offline, _ = model._extract_feats(noise()[None], torch.tensor([64000]))
+    size = feats.size(1)
+    assert torch.allclose(feats[0, 3:], offline[0, 3:size], atol=2e-2) == good
+    front = {"n_fft": n_fft, "hop_length": hop, "win_length": 400}
+    config = streaming_config(frontend_conf=front)
+    if good:
+        check_streaming(config)
+    else:
+        with pytest.raises(UserError, match="lose, repeat or spoil"):
+            check_streaming(config)
 
 
 def test_frame_shift():
