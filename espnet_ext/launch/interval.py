@@ -46,7 +46,7 @@ def interval_warning(command: Sequence[str], arguments: Sequence[str], signal_se
         signal_seconds: time to save ahead of the limit.
     """
     limit = minutes_of(limit_of(arguments))
-    if limit is None or not any(word.startswith("espnet_ext.bin.") for word in command):
+    if limit is None or "--output_dir" not in command:  # of a training
         return ""
     options = _options(command)
     if int(options.get("checkpoint_steps") or 0):

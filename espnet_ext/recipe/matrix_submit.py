@@ -22,7 +22,12 @@ class MatrixSubmission:
             UserError: the matrix is in the queue, its GPU cap is less than one row needs, or Slurm refuses.
         """
         matrix, ngpu = self.matrix, int(self.driver.values["ngpu"])
-        self._refuse_twice()
+        alive = self._alive()
+        if twice := [record["job"] for record in alive if "steps" in record]:
+            raise UserError(
+                f"a matrix of this folder is in the queue already (jobs {' '.join(twice)}): wait for it "
+                "(--status), or --cancel"
+            )
         if matrix.plan.gpu_cap and matrix.plan.gpu_cap < ngpu:
             raise UserError(
                 f"{matrix.file}: gpu_cap {matrix.plan.gpu_cap} is less than --ngpu {ngpu} of one row"
@@ -38,7 +43,9 @@ class MatrixSubmission:
             return 0
         records: list[dict] = []
         must: list[str] = []  # the last job without which nothing makes sense
-        ended: list[str] = []  # arrays: if one of their jobs fails, the others' experiments still go on
+        # Arrays: if one of their jobs fails, the others' experiments still go on. At first what else this
+        # folder has in the queue, which may write the same files.
+        ended = [record["job"] for record in alive]
         try:
             if self.driver.values["preflight"] == "true":
                 record = submit_preflight(self.driver, self.submitter, matrix.records.folder, [])
@@ -58,15 +65,10 @@ class MatrixSubmission:
                 matrix.records.add(records)
         return 0
 
-    def _refuse_twice(self) -> None:
-        mine = self.matrix.mine()
-        looks = self.submitter.look(mine)
-        alive = [record["job"] for record, each in zip(mine, looks, strict=True) if _any(each)]
-        if alive:
-            raise UserError(
-                f"a matrix of this folder is in the queue already (jobs {' '.join(alive)}): wait for it "
-                "(--status), or --cancel"
-            )
+    def _alive(self) -> list[dict]:
+        records = self.matrix.records.read()
+        looks = self.submitter.look(records)
+        return [record for record, each in zip(records, looks, strict=True) if _any(each)]
 
     def _groups(self) -> list[list[Step]]:
         """Steps that may run at the same time; a group waits for the one before."""

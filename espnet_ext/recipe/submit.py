@@ -103,7 +103,7 @@ class Submission:
                         print(f"{each.parts[0]}: job {found['job']} is in the queue already", flush=True)
                         jobs = [found["job"]]
                         continue
-                    if not new and self.driver.values.get("preflight", "false") != "false":
+                    if not new and self._tries(wanted):
                         new.append(self._submit_preflight(jobs))
                         jobs = [*jobs, new[0]["job"]]
                     record = self._submit_stage(each, jobs, others)
@@ -118,6 +118,11 @@ class Submission:
         else:
             print(f"{self.driver.program} --status shows how far it is, --cancel ends it")
         return 0
+
+    def _tries(self, wanted: list[Unit]) -> bool:
+        """Whether a preflight job comes first: before trainings, unless it is not wanted."""
+        trains = any(kind_of(each.parts) == "train" for each in wanted)
+        return trains and self.driver.values.get("preflight", "false") != "false"
 
     def _wanted(self, stages: list[Stage]) -> list[Unit]:
         """From the first stage on that is not done."""

@@ -5,7 +5,7 @@ import yaml
 
 from espnet_ext.launch.interval import interval_warning, minutes_of
 
-TRAIN = ("python", "-m", "espnet_ext.bin.asr_train", "--config", "train.yaml")
+TRAIN = ("python", "-m", "espnet_ext.bin.asr_train", "--config", "train.yaml", "--output_dir", "x")
 
 
 @pytest.mark.parametrize(
