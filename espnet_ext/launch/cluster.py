@@ -177,7 +177,7 @@ class Cluster:
                 ["sacct", "--noheader", "--parsable2", "-X", "--format=State,ExitCode", f"--jobs={which}"]
             )
             self._sacct = text is not None
-            for line in (text or "").splitlines():
+            for line in filter(str.strip, (text or "").splitlines()):
                 state, _, code = line.partition("|")
                 first, _, second = code.partition(":")
                 number = int(second or 0)

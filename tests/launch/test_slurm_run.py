@@ -10,6 +10,7 @@ import pytest
 from espnet_ext.launch import cluster as real
 from espnet_ext.launch import slurm
 from espnet_ext.launch.cluster import Ended, Full
+from espnet_ext.launch.ends import meaning
 from espnet_ext.launch.jobfolder import JobFolder
 from espnet_ext.launch.request import parse_request
 from espnet_ext.launch.settings import Plan
@@ -120,3 +121,41 @@ def test_no_slurm_here(tmp_path):
         text=True,
     )
     assert done.returncode == 1 and "sbatch is not on PATH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "sacct", "expected"),
+    [
+        ("echo JobId=7 JobState=TIMEOUT ExitCode=0:15", "exit 1", Ended("TIMEOUT", 143)),
+        ("exit 1", "echo 'CANCELLED by 0|0:15'; echo 'x|1:0'", Ended("CANCELLED", 143)),
+        ("exit 1", "echo 'OUT_OF_MEMORY|0:125'", Ended("OUT_OF_MEMORY", 253)),
+        ("exit 1", "echo", None),  # not in the accounting yet
+        ("exit 1", "exit 1", None),  # a site without accounting
+    ],
+)
+def test_how_a_job_ended(tmp_path, monkeypatch, scontrol, sacct, expected):
+    """The controller remembers for some minutes; after that the accounting, where there is one."""
+    for name, script in (("scontrol", scontrol), ("sacct", sacct)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert real.Cluster().ended("7", None) == expected
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "said", "told"),
+    [
+        (Ended("OUT_OF_MEMORY", 1), 1, "", "ran out of memory: ask for more (mem in conf/slurm.yaml"),
+        (None, 137, "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch", "ran out of memory"),
+        (Ended("TIMEOUT", 143), 143, "", "ran into its time limit: ask for more (time in conf/slurm.yaml"),
+        (None, 143, "*** JOB 7 CANCELLED AT x DUE TO TIME LIMIT ***", "ran into its time limit"),
+        (Ended("NODE_FAIL", 1), 75, "", "lost its node"),
+        (Ended("PREEMPTED", 1), 75, "", "requeue: true in conf/slurm.yaml"),
+        (Ended("CANCELLED", 143), 143, "", "was cancelled"),
+        (None, 75, "", "wants to be run again"),
+        (None, 139, "", "was killed by SIGSEGV"),
+        (None, 3, "", "failed with status 3"),
+    ],
+)
+def test_what_an_end_means(ended, status, said, told):
+    assert told in meaning(ended, status, said)
