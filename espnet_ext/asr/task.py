@@ -107,6 +107,8 @@ class ASRTask(ESPnetASRTask):
     def _train(cls, args: argparse.Namespace, everybody: world.World, stop: StopRequest | None) -> int:
         # Gradients of a fresh E-Branchformer are full of denormal numbers, which slow a CPU tenfold.
         torch.set_flush_denormal(True)
+        # On a GPU convolutions would round to TF32 where matrix products do not: fp32 is fp32 for both.
+        torch.backends.cudnn.allow_tf32 = False
         seed_torch(args.seed, "initial parameters")
         model = cls.build_model(args).to(everybody.device)
         cls._initialise(args, model)
@@ -206,13 +208,12 @@ class ASRTask(ESPnetASRTask):
             for what in ("optim", "scheduler")
             for conf in ("", "_conf")
         }
-        optimizer = optim_classes[option["optim"]](trained, **option["optim_conf"])
+        optimizer = _make(optim_classes, "optim", suffix, option, trained)
         scheduler = None
         if option["scheduler"] is not None:
-            conf = dict(option["scheduler_conf"])
             if option["scheduler"] == "warmupdecay":
-                conf.setdefault("total_steps", total_updates)
-            scheduler = scheduler_classes[option["scheduler"]](optimizer, **conf)
+                option["scheduler_conf"] = {"total_steps": total_updates} | option["scheduler_conf"]
+            scheduler = _make(scheduler_classes, "scheduler", suffix, option, optimizer)
         if groups is not None:
             groups = {name: [p for p in group if p.requires_grad] for name, group in groups.items()}
         return Updater(optimizer, scheduler, args.grad_clip, groups)
@@ -227,6 +228,21 @@ class ASRTask(ESPnetASRTask):
                 raise UserError(f"--freeze_param {prefix}: no parameter has that name")
             for parameter in frozen:
                 parameter.requires_grad_(False)
+
+
+def _make(classes: dict, what: str, suffix: str, option: dict, first):
+    """An optimiser or a schedule of the name and the options given.
+
+    Raises:
+        UserError: an option that it does not have, or a value that it refuses.
+    """
+    conf = option[f"{what}_conf"]
+    try:
+        return classes[option[what]](first, **conf)
+    except (TypeError, ValueError) as error:
+        texts = [f"{n} {v!r}" for n, v in conf.items() if isinstance(v, str) and v[:1].isdigit()]
+        hint = f"; YAML takes {', '.join(texts)} for a text: write 1.0e-4, not 1e-4" if texts else ""
+        raise UserError(f"{what}{suffix}_conf: {option[what]}: {error}{hint}") from None
 
 
 def _frame_shift(args: argparse.Namespace) -> int:

@@ -28,7 +28,8 @@ class CriticTerms:
 
         Args:
             lambda_d, lambda_gp: weights. λ_d multiplies both scores and not the penalty.
-            utterances: what the sums are divided by: pairs of the whole optimiser step.
+            utterances: what the sums are divided by: utterances of the whole optimiser step, with those
+                that are left out.
 
         Returns:
             scalar: these pairs' share.

@@ -227,7 +227,10 @@ class GANMethod(JointMethod):
             text = f"step {position.step + 1}: {message}"
             self.alarm_messages.append(text)
             if self.alarms.action == "stop":
-                raise UserError(f"{text} (alarm_conf: action: warn goes on)")
+                raise UserError(
+                    f"alarm: {text}. The training has ended here (alarm_conf: action: stop); with action: "
+                    "warn it goes on from its last checkpoint"
+                )
             if self.world.first:
                 print(f"alarm: {text}", flush=True)
         return {"alarms": (len(messages) / self.world.size, 1 / self.world.size)}

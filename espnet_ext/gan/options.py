@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from espnet_ext.errors import UserError
@@ -97,13 +98,23 @@ def from_conf(kind: type, name: str, conf: dict):
     Raises:
         UserError: an option that does not exist, with the nearest that does, or a value out of range.
     """
-    known = [field.name for field in dataclasses.fields(kind)]
+    check_names(name, conf, [field.name for field in dataclasses.fields(kind)])
+    return kind(**{option: _number(value) for option, value in conf.items()})
+
+
+def check_names(name: str, conf: dict, known: Sequence[str]) -> None:
+    """Refuse what is no mapping, and options that do not exist.
+
+    Raises:
+        UserError: naming the option, and the nearest that does exist.
+    """
+    if not isinstance(conf, dict):
+        raise UserError(f"{name}: expected options as `{known[0]}: ...`, got {conf!r}")
     for option in conf:
         if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
+            near = difflib.get_close_matches(str(option), known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"{name}: no option {option!r}; there are {', '.join(known)}{hint}")
-    return kind(**{option: _number(value) for option, value in conf.items()})
 
 
 def _number(value):

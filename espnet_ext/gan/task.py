@@ -13,7 +13,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.gan.critic import Critic
 from espnet_ext.gan.method import GANMethod
-from espnet_ext.gan.options import AlarmOptions, GANOptions, from_conf
+from espnet_ext.gan.options import AlarmOptions, GANOptions, check_names, from_conf
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.streams import Stream
 
@@ -43,27 +43,45 @@ class GANTask(ASRTask):
         from_conf(GANOptions, "gan_conf", args.gan_conf)
         from_conf(AlarmOptions, "alarm_conf", args.alarm_conf)
         _check_critic_options(args.critic_conf)
-        model = super().build_model(args)
-        if model.decoder is None or model.ctc_weight == 1.0:
+        weight = args.model_conf.get("ctc_weight", 0.5)
+        if args.decoder in (None, "transducer") or weight == 1.0:
             raise UserError(
                 "gan: the model has no attention decoder whose output a critic could judge "
-                f"(decoder: {args.decoder}, model_conf: ctc_weight: {model.ctc_weight}); "
+                f"(decoder: {args.decoder}, model_conf: ctc_weight: {weight}); "
                 "fine-tune a joint CTC/attention model"
             )
-        return model
+        return super().build_model(args)
 
     @classmethod
     def _initialise(cls, args: argparse.Namespace, model: ASRModel) -> None:
         for spec in args.init_param:
-            check_vocabulary(spec.split(":")[0], list(args.token_list))
+            path, _, destination = [*spec.split(":"), "", ""][:3]
+            # An encoder of other tokens is welcome.
+            if destination.split(".")[0] in ("", "decoder", "ctc"):
+                check_vocabulary(path, list(args.token_list))
         before = {name: value.clone() for name, value in model.decoder.state_dict().items()}
         super()._initialise(args, model)
+        if all(p.requires_grad is False for n, p in model.named_parameters() if not n.startswith("ctc.")):
+            raise UserError(
+                f"--freeze_param {' '.join(args.freeze_param)}: freezes encoder and decoder; nothing is left "
+                "that a critic could teach"
+            )
         if not args.init_param:
             print("gan: no --init_param: adversarial training from random parameters", flush=True)
-        elif all(torch.equal(value, before[name]) for name, value in model.decoder.state_dict().items()):
+            return
+        same = {n for n, value in model.decoder.state_dict().items() if torch.equal(value, before[n])}
+        given = f"--init_param {' '.join(args.init_param)}"
+        if same == set(before):
             raise UserError(
-                f"--init_param {' '.join(args.init_param)}: brings no parameter of the attention decoder; "
+                f"{given}: brings no parameter of the attention decoder; "
                 "gan fine-tunes a model that has one (leave --init_param out to train from nothing)"
+            )
+        # --ignore_init_mismatch would leave them random in silence.
+        random = sorted(n for n in same if before[n].dim() > 1 and model.vocab_size in before[n].shape)
+        if random:
+            raise UserError(
+                f"{given}: brings no decoder.{random[0]} for this training's {model.vocab_size} tokens; use "
+                "the token list that the model was trained with (--token_list)"
             )
 
     @classmethod
@@ -79,7 +97,7 @@ class GANTask(ASRTask):
             model,
             cls.make_updater(args, model.parameters(), updates),
             critic,
-            cls.make_updater(_of_critic(args), critic.parameters(), updates * options.critic_updates),
+            cls.make_updater(args, critic.parameters(), updates * options.critic_updates, suffix="2"),
             options,
             from_conf(AlarmOptions, "alarm_conf", args.alarm_conf),
             args.loss_norm,
@@ -87,21 +105,8 @@ class GANTask(ASRTask):
         )
 
 
-def _of_critic(args: argparse.Namespace) -> argparse.Namespace:
-    """The critic's options under the names that the recogniser's have."""
-    return argparse.Namespace(
-        optim=args.optim2,
-        optim_conf=args.optim2_conf,
-        scheduler=args.scheduler2,
-        scheduler_conf=args.scheduler2_conf,
-        grad_clip=args.grad_clip,
-    )
-
-
 def _check_critic_options(conf: dict) -> None:
-    unknown = [name for name in conf if name not in CRITIC_OPTIONS]
-    if unknown:
-        raise UserError(f"critic_conf: no option {unknown[0]!r}; there are {', '.join(CRITIC_OPTIONS)}")
+    check_names("critic_conf", conf, CRITIC_OPTIONS)
     Critic(2, **conf)  # its own checks
 
 
@@ -154,11 +159,12 @@ def check_lengths(stream: Stream, reach: int, min_length: int) -> None:
         (u for u, n in lengths.items() if n < max(min_length, reach)), key=lambda u: (lengths[u], u)
     )
     if short and not min_length:
+        advice = "choose smaller kernels (critic_conf: kernel_sizes)"
+        if len(short) < len(lengths):
+            advice += f", or leave them to the joint loss alone (gan_conf: min_length: {reach})"
         raise UserError(
             f"{len(short)} of {len(lengths)} transcripts are too short for the critic's kernels, which need "
-            f"{reach} labels with <eos>; the shortest is {short[0]!r} with {lengths[short[0]]}. Leave them "
-            f"to the joint loss alone (gan_conf: min_length: {reach}), or choose smaller kernels "
-            "(critic_conf: kernel_sizes)"
+            f"{reach} labels with <eos>; the shortest is {short[0]!r} with {lengths[short[0]]}: {advice}"
         )
     if len(short) == len(lengths):
         raise UserError(

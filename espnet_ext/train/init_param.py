@@ -32,6 +32,9 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such model file")
+    if path.is_dir():
+        found = ", ".join(sorted(each.name for each in path.glob("*.pth"))[:8])
+        raise UserError(f"{path}: a folder; give the model file in it{f': {found}' if found else ''}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file

@@ -183,19 +183,21 @@ class Trainer:
         position = Position(progress.epoch, progress.step_in_epoch, progress.step)
         data: dict[str, StreamStep] = {}
         kept: dict[str, list] = {}
+        skipped = progress.skipped
         for turn in self.method.turns(position):
             for part in turn.parts:
                 if part.source in self.streams and part.source not in data:
                     data[part.source] = self._read(part.source)
             update = self.runner.run(turn, data, kept, position)
             if update.finite:
-                progress.skipped = 0
                 self._add(update.figures)
                 name = "grad_norm" if len(self.method.updaters) == 1 else f"grad_norm_{turn.name}"
                 # Every process knows the whole norm.
                 self._add({name: (update.norm / self.world.size, 1.0 / self.world.size)})
             else:
                 self._skip(turn.name, update)
+        if progress.skipped == skipped:  # one side's updates do not make up for the other's
+            progress.skipped = 0
         self._add(self.method.after_step(position))
         progress.step += 1
         progress.step_in_epoch += 1

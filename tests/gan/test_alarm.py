@@ -62,7 +62,7 @@ def test_windows_of_a_training(make_method, data, train, capfd):
 
 def test_stop(make_method, data, train):
     method = make_method(alarm_conf={"interval": 2, "patience": 1, "penalty": 1e-9, "action": "stop"})
-    with pytest.raises(UserError, match=r"step 2: the gradient penalty is .*raise lambda_gp.*action: warn"):
+    with pytest.raises(UserError, match=r"step 2: the gradient penalty is .*raise lambda_gp.*has ended here"):
         train(method, data(), 4)
 
 

@@ -222,9 +222,87 @@ def test_a_checkpoint_without_an_attention_decoder(checkpoint_of, command, tmp_p
     torch.save(state, path)
     with pytest.raises(UserError, match="brings no parameter of the attention decoder"):
         GANTask.main(cmd=command(tmp_path / "exp", "--init_param", str(path)))
-    with pytest.raises(UserError, match="no attention decoder whose output a critic could judge"):
-        GANTask.main(cmd=command(tmp_path / "exp", "--model_conf", "ctc_weight=1.0"))
+    for options in (("--model_conf", "ctc_weight=1.0"), ("--decoder", "null"), ("--decoder", "transducer")):
+        with pytest.raises(UserError, match="no attention decoder whose output a critic could judge"):
+            GANTask.main(cmd=command(tmp_path / "exp", *options))
     assert not (tmp_path / "exp").exists()
+
+
+def test_a_vocabulary_that_differs_with_mismatches_ignored(checkpoint_of, toy_corpus, command, tmp_path):
+    """No config.yaml lies beside it: what would stay random is not taken in silence."""
+    tokens = (toy_corpus / "tokens.txt").read_text().split()
+    path = checkpoint_of(tmp_path / "size", tokens[:5] + tokens[-1:])
+    (path.parent / "config.yaml").unlink()
+    start = ("--init_param", str(path), "--ignore_init_mismatch", "true")
+    with pytest.raises(UserError, match=r"brings no decoder\.embed\.0\.weight for this training's 11 tokens"):
+        GANTask.main(cmd=command(tmp_path / "exp", *start))
+    assert not (tmp_path / "exp").exists()
+
+
+def test_an_encoder_of_other_tokens_is_welcome(checkpoint_of, toy_corpus, command, tmp_path):
+    tokens = (toy_corpus / "tokens.txt").read_text().split()
+    other = checkpoint_of(tmp_path / "other", tokens[:5] + tokens[-1:])
+    own = checkpoint_of(tmp_path / "own")
+    start = ("--init_param", f"{other}:encoder:encoder", f"{own}:decoder:decoder", f"{own}:ctc:ctc")
+    still = ("--max_epoch", "1", "--optim_conf", "lr=0.0")
+    assert GANTask.main(cmd=command(tmp_path / "exp", *start, *still)) == 0
+    trained = torch.load(tmp_path / "exp" / "1epoch.pth")
+    for name, value in torch.load(own).items():
+        if name.startswith(("decoder.", "ctc.")):
+            assert torch.equal(trained[name], value), name
+    for name, value in torch.load(other).items():
+        if name.startswith("encoder."):
+            assert torch.equal(trained[name], value), name
+
+
+def test_a_folder_is_no_checkpoint(checkpoint_of, command, tmp_path):
+    folder = checkpoint_of(tmp_path / "start").parent
+    with pytest.raises(UserError, match=r"start: a folder; give the model file in it: model\.pth"):
+        GANTask.main(cmd=command(tmp_path / "exp", "--init_param", str(folder)))
+
+
+def test_stop_ends_the_command(command, tmp_path, capfd):
+    """Status 1 and the alarm as the error; run again, it goes on from its checkpoint, and stops again."""
+    from espnet_ext.bin.asr_train import main
+
+    words = ["action=stop", "interval=1", "patience=1", "penalty=1e-9"]
+    extra = [word for each in words for word in ("--alarm_conf", each)]
+    options = [
+        "--task",
+        "gan",
+        *command(tmp_path / "exp", "--checkpoint_steps", "1", "--resume", "true", *extra),
+    ]
+    for _ in range(2):
+        assert main(options) == 1
+        assert "error: alarm: step 2: the gradient penalty is" in capfd.readouterr().err
+    assert not (tmp_path / "exp" / "train_summary.json").exists()
+    assert main([*options, "--alarm_conf", "action=warn"]) == 0
+    assert "resumed at epoch 1, step 1" in capfd.readouterr().out
+    assert "step 2: " in json.loads((tmp_path / "exp" / "train_summary.json").read_text())["alarms"][0]
+
+
+def test_a_recogniser_that_never_learns_ends_the_training(command, tmp_path, monkeypatch):
+    """The critic's updates go on meanwhile; they do not count for the recogniser's."""
+    from espnet_ext.gan.method import GANMethod
+
+    part = GANMethod.recogniser_part
+
+    def broken(self, micro):
+        loss = part(self, micro)
+        loss.loss = loss.loss * float("inf")
+        return loss
+
+    monkeypatch.setattr(GANMethod, "recogniser_part", broken)
+    with pytest.raises(UserError, match="3 steps in a row without a finite loss and gradient"):
+        GANTask.main(cmd=command(tmp_path, "--max_skipped_steps", "3"))
+
+
+def test_convolutions_of_a_gpu_do_not_round(whole, command, tmp_path, monkeypatch):
+    """fp32 is not TF32: torch's default for convolutions, and so for the critic's, would be."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    GANTask.main(cmd=command(tmp_path, "--max_epoch", "1"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize(
@@ -234,7 +312,9 @@ def test_a_checkpoint_without_an_attention_decoder(checkpoint_of, command, tmp_p
         (("--gan_conf", "lambda=1"), "gan_conf: no option 'lambda'"),
         (("--critic_conf", "norm=group"), "critic_conf: norm: expected one of batch, layer, none"),
         (("--critic_conf", "depth=3"), "critic_conf: no option 'depth'; there are width"),
+        (("--critic_conf", "wdth=3"), "critic_conf: no option 'wdth'; .*did you mean width"),
         (("--alarm_conf", "interval=0"), "alarm_conf: interval"),
+        (("--freeze_param", "encoder", "decoder"), "freezes encoder and decoder; nothing is left"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[1],
 )
@@ -244,6 +324,28 @@ def test_options_are_checked_first(command, tmp_path, extra, text):
     assert not (tmp_path / "exp").exists()
 
 
+def test_sections_that_are_no_mappings(toy_corpus, command, tmp_path):
+    config = yaml.safe_load((toy_corpus / "train.yaml").read_text())
+    for name, value in (("gan_conf", None), ("critic_conf", [2, 2]), ("alarm_conf", "stop")):
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump(config | {name: value}))
+        with pytest.raises(UserError, match=f"{name}: expected options as `.*: ...`, got "):
+            GANTask.main(cmd=command(tmp_path / "exp", "--config", str(tmp_path / "train.yaml")))
+
+
+@pytest.mark.parametrize(
+    "option, value, text",
+    [
+        ("optim2_conf", "learning_rate=1", "optim2_conf: adam: .*unexpected keyword .*'learning_rate'"),
+        ("optim2_conf", "lr=-1", "optim2_conf: adam: Invalid learning rate: -1"),
+        ("optim_conf", "lr=1e-4", "optim_conf: adam: .*YAML takes lr '1e-4' for a text: write 1.0e-4"),
+        ("scheduler2_conf", "warm=3", "scheduler2_conf: warmuplr: .*unexpected keyword argument 'warm'"),
+    ],
+)
+def test_optimisers_options(command, tmp_path, option, value, text):
+    with pytest.raises(UserError, match=text):
+        GANTask.main(cmd=command(tmp_path / "exp", "--scheduler2", "warmuplr", f"--{option}", value))
+
+
 def test_transcripts_shorter_than_the_kernels(command, tmp_path, capfd):
     kernels = ("--critic_conf", "kernel_sizes=[2,4]")
     with pytest.raises(
@@ -251,6 +353,8 @@ def test_transcripts_shorter_than_the_kernels(command, tmp_path, capfd):
     ):
         GANTask.main(cmd=command(tmp_path / "a", *kernels))
     assert not (tmp_path / "a" / "history.csv").exists()
+    with pytest.raises(UserError, match=r"12 of 12 .*: choose smaller kernels \(.*kernel_sizes\)$"):
+        GANTask.main(cmd=command(tmp_path / "a", "--critic_conf", "kernel_sizes=[9,9]"))
     with pytest.raises(UserError, match="min_length 4: the critic's kernels need 5 labels"):
         GANTask.main(cmd=command(tmp_path / "b", *kernels, "--gan_conf", "min_length=4"))
     with pytest.raises(UserError, match="min_length 50: all transcripts are shorter; the longest has"):
