@@ -145,8 +145,10 @@ class Cluster:
                 )
             time.sleep(pause)
             pause = min(30.0, 2 * pause)
-            for each in self.queue([name]) or []:
-                return each.job
+            # It may have been taken without an acknowledgement, and be done by now.
+            known = _ask(["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%F"])
+            for line in (known or "").split():
+                return line
 
     def queue(self, names: Iterable[str]) -> list[Queued] | None:
         """Jobs of these names that are in the queue; None if Slurm does not answer."""
