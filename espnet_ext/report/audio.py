@@ -48,20 +48,17 @@ class Player:
         root = _root(data_dir, next(iter(files.values()), ""))
         found: list = []
         for name in names:
-            path = files.get(cuts[name][0] if cuts else name)
-            file = None if path is None else root / path
-            linked = file and not cuts and file.suffix.lower() in _PLAYED
-            found.append(quote(os.path.relpath(file, self.out_dir)) if linked else None)
+            path = files.get(name)
+            linked = path is not None and not cuts and Path(path).suffix.lower() in _PLAYED
+            found.append(quote(os.path.relpath(root / path, self.out_dir)) if linked else None)
         for at in first:
-            path = files.get(cuts[names[at]][0] if cuts else names[at])
+            recording, *cut = cuts.get(names[at], ("",)) if cuts else (names[at], 0.0, None)
             key = f"{data_dir.name}/{names[at]}"
-            if path is not None and self._embed(
-                key, root / path, cuts[names[at]][1:] if cuts else (0.0, None)
-            ):
+            if recording in files and self._embed(key, root / files[recording], *cut):
                 found[at] = key
         return found if any(found) else None
 
-    def _embed(self, key: str, file: Path, cut: tuple[float, float | None]) -> bool:
+    def _embed(self, key: str, file: Path, start: float, end: float | None) -> bool:
         import soundfile
 
         if key in self.embedded:
@@ -70,8 +67,8 @@ class Player:
             return False
         try:
             rate = soundfile.info(file).samplerate
-            stop = None if cut[1] is None else round(cut[1] * rate)
-            samples, rate = soundfile.read(file, start=round(cut[0] * rate), stop=stop, dtype="int16")
+            stop = None if end is None else round(end * rate)
+            samples, rate = soundfile.read(file, start=round(start * rate), stop=stop, dtype="int16")
             buffer = io.BytesIO()
             soundfile.write(buffer, samples, rate, format="FLAC")
         except (OSError, RuntimeError, ValueError):  # RuntimeError: soundfile's own
