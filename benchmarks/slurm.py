@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the array (default: 3)")
     parser.add_argument("--jobs", type=int, default=100, help="of the array (default: 100)")
     args = parser.parse_args()
-    if not shutil.which("sbatch"):
-        print("slurm: no sbatch here: nothing is measured (make slurm-up, docs/slurm.md)")
+    if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        print("slurm: no cluster here: nothing is measured (make slurm-up, docs/slurm.md)")
         return
     if args.part != "recipe":
         array(args.jobs, args.repeats)
