@@ -6,6 +6,7 @@ Legend: N samples, T frames, E size of an embedding.
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,7 +173,7 @@ class Dump:
                 keys = {}
             if set(keys) != {clip.name for clip in clips}:
                 bar = progress(clips, desc=f"checksums of {data_dir}", unit="utt")
-                keys = {clip.name: audio_key(self.reader.read(clip), self.reader.rate) for clip in bar}
+                keys = {clip.name: audio_key(self.reader.read_early(clip), self.reader.rate) for clip in bar}
                 writer.write_set(data_dir, keys)
             found |= {keys[clip.name]: clip for clip in clips}
         return found
@@ -180,9 +181,15 @@ class Dump:
     def _compute(self, clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
         """Frames of some recordings by key; the longest first: if they do not fit the memory, it shows."""
         found: dict[str, np.ndarray] = {}
-        for keys in self.batches(list(clips), clips)[::-1]:
-            frames = self.embed([self.reader.read(clips[key]) for key in keys])
-            found |= dict(zip(keys, frames, strict=True))
+        batches = self.batches(list(clips), clips)[::-1]
+        # Files are read while the teacher computes.
+        with ThreadPoolExecutor(1) as early:
+            waiting = [
+                early.submit(lambda keys: [self.reader.read(clips[key]) for key in keys], keys)
+                for keys in batches
+            ]
+            for keys, audio in zip(batches, waiting, strict=True):
+                found |= dict(zip(keys, self.embed(audio.result()), strict=True))
         return found
 
     def batches(self, order: list[str], clips: Mapping[str, Clip]) -> list[list[str]]:

@@ -97,7 +97,7 @@ def check_streaming(config: Mapping) -> None:
     blocks = [each.get("block_type") for each in config["encoder_conf"]["body_conf"]]
     # ESPnet cuts some features off both ends of what it hears (online_audio_processor.py). It neither loses
     # nor repeats one only where the FFT is twice as many hops long; and those that stay hear nothing of the
-    # reflection at the ends only where their windows do not reach there (a fortieth, Hann's foot, is nothing).
+    # reflection at the ends only where their windows do not reach there (a fortieth, Hann's foot, may).
     trim = -(-n_fft // hop) // 2
     for good, what in (
         (
