@@ -163,7 +163,14 @@ class StepRunner:
     def _halves(self, item: _Work) -> list[_Work]:
         micro = item.micro
         name = micro.batch.utterances[0]
-        if micro.kept is not None or len(micro.batch.utterances) == 1:
+        if micro.kept is not None:
+            raise UserError(
+                f"{item.part.source} does not fit the memory of {self.world.device}, and what it works on "
+                "was kept from an earlier turn and cannot be split any more; use smaller micro-batches "
+                f"(--frames_per_micro_batch; this one has {len(micro.batch.utterances)} utterances, "
+                f"{name!r} first)"
+            )
+        if len(micro.batch.utterances) == 1:
             raise UserError(
                 f"utterance {name!r} alone does not fit the memory of {self.world.device}; use a larger GPU, "
                 "a smaller model, or drop long utterances (--max_duration)"

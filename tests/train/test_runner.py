@@ -152,6 +152,17 @@ def test_one_utterance_that_does_not_fit_is_named(stream):
         take(Regression(limit=0), stream, stream.step(range(4)))
 
 
+def test_what_was_kept_cannot_be_split(stream):
+    method = Regression()
+
+    def full(micro):
+        raise torch.OutOfMemoryError("full")
+
+    method.second = Turn("critic", (Part("kept:net", full, "critic"),), ("critic",))
+    with pytest.raises(UserError, match="kept:.* cannot be split .*--frames_per_micro_batch"):
+        take(method, stream, stream.step(range(2)))
+
+
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_nothing_moves_when_something_is_not_finite(stream, poison):
     class Poisoned(Regression):
