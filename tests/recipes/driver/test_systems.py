@@ -116,5 +116,6 @@ def test_peers_are_exported_and_decoded(recipe, real_template):
     assert exported == ["exp/pretrain_seed1", exp, f"{exp}/peer2", f"{exp}/peer10"]
     for folder in (exp, f"{exp}/peer2", f"{exp}/peer10"):
         assert f"--model_dir {folder}/export --data_dir dump/raw/test " in output
-        assert f"--hyp {folder}/decode_att/test/text --out_dir {folder}/decode_att/test/score" in output
+        assert f"--hyp {folder}/decode_att/test/text " in output
+        assert f"--out_dir {folder}/decode_att/test/score" in output
         assert f"--out_dir {folder}/calibration" in output
