@@ -11,6 +11,7 @@ import yaml
 
 from espnet_ext.errors import UserError
 from espnet_ext.launch.cluster import Cluster, Partition
+from espnet_ext.launch.kaldi_conf import KaldiConf
 from espnet_ext.launch.request import Request
 
 KINDS = ("cpu", "train", "decode")
@@ -52,7 +53,7 @@ class Plan:
 class Settings:
     """The settings of a recipe."""
 
-    def __init__(self, fields: Mapping, source: str, kaldi: "KaldiConf | None" = None):
+    def __init__(self, fields: Mapping, source: str, kaldi: KaldiConf | None = None):
         """Check the fields.
 
         Raises:
@@ -184,63 +185,16 @@ class Settings:
         return 1
 
 
-@dataclass
-class KaldiConf:
-    """Kaldi's ``conf/slurm.conf``: ``command``, ``option NAME=VALUE ...``, ``default NAME=VALUE``."""
+class _Loader(yaml.SafeLoader):
+    """YAML in which 12:00:00 is a text, and no number to the base of sixty."""
 
-    command: list[str]
-    options: dict[str, list[str]]
-    defaults: dict[str, str]
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":int", ":float"))]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
-    @classmethod
-    def read(cls, path: Path) -> "KaldiConf":
-        """Parse a file.
 
-        Raises:
-            UserError: a line that is none of the three.
-        """
-        conf = cls([], {}, {})
-        for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            line = re.sub(r"(^|\s)#.*", "", raw).strip()
-            if not line:
-                continue
-            word, _, rest = line.partition(" ")
-            name, equals, value = rest.strip().partition(" ")[0].partition("=")
-            if word == "command" and rest.strip():
-                conf.command = shlex.split(rest)[1:]
-            elif word == "option" and equals:
-                words = shlex.split(rest.strip().partition(" ")[2])
-                conf.options[f"{name.replace('-', '_')}={value}"] = words
-            elif word == "default" and equals:
-                conf.defaults[name.replace("-", "_")] = value
-            else:
-                raise UserError(
-                    f"{path}:{number}: expected `command ...`, `option NAME=VALUE ...` or "
-                    "`default NAME=VALUE`"
-                )
-        return conf
-
-    def arguments(self, request: Request) -> list[str]:
-        """Options of `sbatch`, as Kaldi's slurm.pl makes them.
-
-        Raises:
-            UserError: an option is given that the file does not map.
-        """
-        given = {"gpu": str(request.gpu) if request.gpu else ""}
-        given["num_threads"] = str(request.num_threads) if request.num_threads > 1 else ""
-        given |= request.ignored
-        values = {**self.defaults, **{name: value for name, value in given.items() if value}}
-        words = list(self.command)
-        for name, value in values.items():
-            exact, pattern = f"{name}={value}", f"{name}=*"
-            if exact in self.options:
-                words += self.options[exact]
-            elif pattern in self.options:
-                words += [word.replace("$0", value) for word in self.options[pattern]]
-            elif given.get(name):
-                raise UserError(f"conf/slurm.conf has no line `option {name}=*` for --{name} {value}")
-        # Jobs get the whole environment from here: a narrower --export would hide what path.sh has set.
-        return [word for word in words if not word.startswith("--export")]
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[0-9]+\Z"), list("0123456789"))
 
 
 def load_settings(template: Path | None) -> Settings:
@@ -256,7 +210,7 @@ def load_settings(template: Path | None) -> Settings:
     if not file.exists():
         return Settings({}, "conf/slurm.yaml")
     try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        fields = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not YAML: {error}") from None
     if not isinstance(fields, Mapping):

@@ -69,6 +69,9 @@ def test_fields_and_kinds(plan):
     found = plan("--gpu 1", text, "train").arguments
     wanted = {"--mem=9G", "--time=1-0", "--constraint=a100|h100", "--partition=gpu", "--exclusive"}
     assert wanted <= set(found) and "--requeue" not in found and "--signal" not in " ".join(found)
+    # A time is no number to the base of sixty, as it is in other YAML.
+    assert "--time=12:00:00" in plan(settings="time: 12:00:00").arguments
+    assert "--time=90" in plan(settings="cpu: {time: 90, cpus: 2}").arguments
     # What the request says counts more.
     assert "--mem=3G" in plan("--mem 3G --time 5", text).arguments
 
