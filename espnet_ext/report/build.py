@@ -53,7 +53,9 @@ def build(
         "rates_are": "percent; differences are percentage points, the system minus its control",
         "decoding": ways,
         "sets": [_set(each.table, development) for each in main],
-        "systems": [_system(name, found, about or {}) for name in systems],
+        "systems": [
+            _system(name, found, about or {}) for name in [*systems, *sorted(set(ways) - set(systems))]
+        ],
         "experiments": [_experiment(each) for each in found.experiments],
         "results": [_result(each) for each in _ordered(found.results)],
         "summaries": statistics.summaries(drawn.values(), ways),

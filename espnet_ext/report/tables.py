@@ -1,8 +1,8 @@
 """Results put beside each other: for a set and a way of decoding, the errors of every system and seed.
 
-A seed of mutual learning has several models, its peers; its errors are the mean over them, since any of them
-may be used. Only results over the same sentences, normalised alike, share a table: the others are named as
-problems.
+A seed of mutual learning has several models, its peers; its errors are the mean over them, and the best of them
+is a system of its own beside it. Only results over the same sentences, normalised alike, share a table: the
+others are named as problems.
 """
 
 from collections import Counter
@@ -82,7 +82,7 @@ def tables(found: Collection) -> list[Table]:
         system, seed, _ = split_seed(each.experiment)
         table.models.setdefault((system, seed), []).append(each)
     for table in made.values():
-        table.models = {key: _chosen(models) for key, models in table.models.items()}
+        table.models = _with_peers(table.models)
     return list(made.values())
 
 
@@ -102,10 +102,23 @@ def _differs(table: Table, each: Result, unit: str, normalisation: str) -> str:
     return ""
 
 
-def _chosen(models: list[Result]) -> list[Result]:
-    """A model of the whole experiment stands for it; else its peers do, all of them."""
-    whole = [each for each in models if not split_seed(each.experiment)[2]]
-    return whole or models
+#: Behind the name of a system: the one of its peers that was best in validation.
+BEST = " (best peer)"
+
+
+def _with_peers(models: Mapping[tuple[str, str], list[Result]]) -> dict[tuple[str, str], list[Result]]:
+    """The peers of a training stand for it; the best of them, which is its folder's own model, stands beside.
+
+    Choosing the best of several models is an advantage that a single model's training does not have.
+    """
+    found: dict[tuple[str, str], list[Result]] = {}
+    for (system, seed), each in models.items():
+        peers = [result for result in each if split_seed(result.experiment)[2]]
+        best = [result for result in each if result not in peers]
+        found[system, seed] = peers or best
+        if peers and best:
+            found[system + BEST, seed] = best
+    return found
 
 
 def draws_of(table: Table) -> tuple[Draws | None, dict[tuple[str, str], int]]:

@@ -165,6 +165,12 @@ def test_peers_stand_for_their_training_together(expdir, sets, capsys):
     summary = one(found["summaries"], system="mutual_learning")
     assert summary["value"] == pytest.approx(sum(rates) / 2, abs=1e-3)
     assert one(found["comparisons"], system="mutual_learning")["mapsswe"] == []
+    add_result(expdir, "mutual_learning_seed1", "joint", sets["test_clean"], 0.05)  # the best peer's model
+    report(expdir, capsys)
+    found = results(expdir)
+    assert one(found["summaries"], system="mutual_learning") == summary
+    assert one(found["summaries"], system="mutual_learning (best peer)")["value"] == pytest.approx(rates[0])
+    assert "mutual_learning (best peer)" in [each["name"] for each in found["systems"]]
 
 
 @pytest.mark.parametrize(
