@@ -1,8 +1,8 @@
 """Results put beside each other: for a set and a way of decoding, the errors of every system and seed.
 
-A seed of mutual learning has several models, its peers; its errors are the mean over them, and the best of them
-is a system of its own beside it. Only results over the same sentences, normalised alike, share a table: the
-others are named as problems.
+A seed of mutual learning has several models, its peers; its errors are the mean over them, and the best of
+them is a system of its own beside it. Only results over the same sentences, normalised alike, share a table:
+the others are named as problems.
 """
 
 from collections import Counter
