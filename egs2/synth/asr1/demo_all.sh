@@ -17,7 +17,7 @@ failed=()
 for system in "${systems[@]}"; do
     printf 'demo-all: %s\n' "${system}"
     status=0
-    # A starting model is exported, decoded and scored once, by the first system that stands on it.
+    # A starting model is exported once, by the first system that stands on it.
     case ${system} in
         none | distillation_scratch_longer) export finetuned_only=false ;;
         *) export finetuned_only=true ;;
