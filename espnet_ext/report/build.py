@@ -62,7 +62,7 @@ def build(
         "comparisons": compared,
         "not_compared": _not_compared(wanted, systems, done, made),
         "stages": [each for each in found.stages if each.get("stage") != "report"],  # it is running now
-        "problems": list(found.problems),
+        "problems": [*found.problems, *_alarms(found)],
     }
     return finite(results), main
 
@@ -82,6 +82,15 @@ def finite(value):
 
 def _ordered(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda each: (each.dataset, each.decoding, each.experiment))
+
+
+def _alarms(found: Collection) -> list[str]:
+    """What trainings have complained about (`gan` of its critic)."""
+    return [
+        f"{each.name}: {message}"
+        for each in found.experiments
+        for message in (each.summary or {}).get("alarms") or []
+    ]
 
 
 def _set(table: Table, development: Sequence[str] | None) -> dict:

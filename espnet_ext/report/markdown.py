@@ -126,7 +126,7 @@ def _verdicts(results: dict) -> Iterator[str]:
 
 def _problems(results: dict) -> Iterator[str]:
     if results["problems"]:
-        yield "## What is missing"
+        yield "## What is missing, or gave an alarm"
         yield "\n".join(f"- {escape(problem)}" for problem in results["problems"])
 
 

@@ -315,8 +315,15 @@ def test_damaged_files_are_named_and_the_rest_is_reported(expdir, capsys, file, 
     write(expdir / "none_seed1" / file, contents)
     status, printed, text = report(expdir, capsys)
     assert status == 0 and message in printed
-    assert message in text.split("## What is missing")[1] and "| gan " in text
+    assert message in text.split("## What is missing, or gave an alarm")[1] and "| gan " in text
     assert message in (expdir / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_alarms_of_a_training_are_told(expdir, capsys):
+    file = expdir / "gan_seed1" / "train_summary.json"
+    write(file, json.dumps({**json.loads(file.read_text()), "alarms": ["step 9: the critic"]}))
+    _, _, text = report(expdir, capsys)
+    assert "- gan\\_seed1: step 9: the critic" in text or "- gan_seed1: step 9: the critic" in text
 
 
 def test_other_references_are_not_compared(expdir, sets, tmp_path, capsys):

@@ -9,7 +9,7 @@ function build() {
     ["errors", "Where the errors are", errors], ["utterance-list", "Utterances", utterances], ["details", "Every result", details],
   ];
   if (data.problems.length) {
-    section("problems", "What is missing", (body) => body.append(el("ul", {}, data.problems.map((each) => el("li", { class: "problem" }, each)))));
+    section("problems", "What is missing, or gave an alarm", (body) => body.append(el("ul", {}, data.problems.map((each) => el("li", { class: "problem" }, each)))));
   }
   for (const [id, title, part] of parts) {
     section(id, title, (body) => {
