@@ -111,19 +111,17 @@ elif [ "${kind}" = train ]; then
     words=(srun "--ntasks=${tasks}" "--cpus-per-task=${threads}" --mpi=none --wait=300 --kill-on-bad-exit=0 "${step[@]}" "${words[@]}")
     forward=USR1
 fi
-"${words[@]}" >>"${log}" 2>&1 </dev/null &
-child=$!
+# A shell between takes the status: `wait` loses it (-1, bash 5.2) if a signal comes just as the command ends. No signal
+# ends that shell, and it waits in the foreground; the command gets the default actions.
+exec {ends}< <(
+    trap : TERM USR1
+    sh -c 'echo $$ >&3; exec 3>&-; exec "$@"' sh "${words[@]}" 3>&1 >>"${log}" 2>&1 </dev/null
+    echo $?
+)
+read -r child <&"${ends}"
 if [ -n "${received}" ]; then kill -s "${forward}" "${child}" 2>/dev/null; fi # it may have come before the line above
-while true; do
-    seen=${received}
-    received=
-    wait "${child}"
-    code=$?
-    if [ -z "${received}" ]; then
-        received=${seen}
-        break
-    fi # else it was the signal that ended the wait
-done
+read -r code <&"${ends}"
+code=${code:-137} # all were killed
 child=
 
 # Told to stop before it could say that it wants to go on, or asked for it. Also a job that was preempted while it

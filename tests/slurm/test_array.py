@@ -219,5 +219,5 @@ def test_the_queue_is_asked_seldom(run, tmp_path, environment):
 @pytest.mark.slow
 def test_time_limit_is_named(limited):
     output, _ = limited.communicate(timeout=200)
-    assert limited.returncode == 143
+    assert limited.returncode == 143, output
     assert "ran into its time limit: ask for more (time in conf/slurm.yaml" in output

@@ -59,7 +59,8 @@ def test_two_processes_find_each_other(train, toy_cmd, tmp_path):
     assert "srun --ntasks=2" not in out
     code = "from espnet_ext.train.spawn import run; import sys; "
     code += f"sys.exit(run(2, {_module(toy_cmd, tmp_path)!r}))"
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as a task with one processor
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=one_thread)
     mine, other = end_of(folder), end_of(tmp_path / "ours")
     assert same(mine["modules"], other["modules"])
 
