@@ -53,3 +53,8 @@ def test_files_that_are_named_exist(page, repo_root):
     for name in re.findall(r"`((?:tests|tools|egs2|espnet_ext)/[\w./]+)`", page[1]):
         if name not in ("tools/venv",) and "mycorpus" not in name:
             assert (repo_root / name).exists(), name
+
+
+def test_modules_that_are_run_exist(page, repo_root):
+    for name in re.findall(r"python -m (espnet_ext[\w.]+)", page[1]):
+        assert (repo_root / f"{name.replace('.', '/')}.py").exists(), name
