@@ -113,10 +113,14 @@ class ASRTask(ESPnetASRTask):
         model = cls.build_model(args).to(everybody.device)
         cls._initialise(args, model)
         folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not args.dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
         streams = cls.build_streams(args, everybody)
         valid = cls.build_valid(args, streams)
         method = cls.build_method(args, model, streams)
+        if args.dry_run:  # ESPnet's option: everything is there and fits, nothing is trained or written
+            print("dry run: options, data and model fit", flush=True)
+            return 0
         if everybody.first:
             atomic_write_text(folder / "config.yaml", dump_config({**vars(args), "command": sys.argv}))
         options = TrainerOptions(

@@ -92,6 +92,8 @@ class MutualLearningTask(ASRTask):
     @classmethod
     def _train(cls, args: argparse.Namespace, everybody: World, stop: StopRequest | None) -> int:
         status = super()._train(args, everybody, stop)
+        if args.dry_run:
+            return status
         peers = parse_peers(args)
         if status == 0 and everybody.first:
             count_compute(Path(args.output_dir) / "train_summary.json")
