@@ -4,8 +4,9 @@ Legend: B utterances, U positions (labels with <eos>), V tokens.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -103,12 +104,12 @@ class GANMethod(JointMethod):
             weight = self.options.weight(micro.number[0])
             adversarial = adversarial_loss(scores, weight, denominator)
             figures = self.joint_figures(output, joint, micro)
-            self._count(loss=figures["loss"])
             figures |= recogniser_figures(
                 output, soft.fake, scores, soft.pairs, joint, adversarial, denominator, figures["loss"][1]
             )
             figures["lambda_d"] = (weight * len(scores), len(scores))
-        return Loss(joint + adversarial, figures, soft.detached())
+        count = partial(self._count, 0, figures["loss"])
+        return Loss(joint + adversarial, figures, soft.detached(), count)
 
     def critic_part(self, micro: MicroBatch, update: int = 0) -> Loss:
         """The critic's loss; the recogniser's parameters get nothing.
@@ -135,8 +136,11 @@ class GANMethod(JointMethod):
                 scores.chunk(2),
             )
             loss = terms.loss(self.options.lambda_d, self.options.lambda_gp, micro.totals.utterances)
-        self._count(terms=terms)
-        return Loss(loss, critic_figures(terms, soft.pairs, loss, micro.totals.utterances), soft)
+        figures = critic_figures(terms, soft.pairs, loss, micro.totals.utterances)
+        with torch.no_grad():
+            sums = [(terms.real - terms.fake).sum(), terms.distance.sum(), terms.penalty.sum()]
+            sums.append((terms.distance > 0).sum())
+        return Loss(loss, figures, soft, partial(self._count, 2, sums))
 
     def validate(self, micro: MicroBatch) -> Figures:
         """The joint figures, and how far apart the critic holds the two sides."""
@@ -191,17 +195,10 @@ class GANMethod(JointMethod):
             with full_precision(output.decoder_out.device):
                 return self.soft_outputs(output)
 
-    @torch.no_grad()
-    def _count(self, loss: tuple | None = None, terms=None) -> None:
-        """Add to this step's sums, on the device."""
-        if loss is not None:
-            self._step_sums[0] += loss[0]
-            self._step_sums[1] += loss[1]
-        if terms is not None:
-            self._step_sums[2] += (terms.real - terms.fake).sum()
-            self._step_sums[3] += terms.distance.sum()
-            self._step_sums[4] += terms.penalty.sum()
-            self._step_sums[5] += (terms.distance > 0).sum()
+    def _count(self, first: int, sums: Sequence[torch.Tensor]) -> None:
+        """Add to this step's sums from the ``first``, on the device."""
+        for number, value in enumerate(sums, first):
+            self._step_sums[number] += value
 
     def after_step(self, position: Position) -> Figures:
         """Look at a window of steps once it is full.
@@ -211,10 +208,8 @@ class GANMethod(JointMethod):
         """
         # Everybody's sums, so that all processes see the same alarm, and a resumed run the same window.
         sums = self.world.sum(self._step_sums)
-        # A search for the micro-batch that fits the memory runs before step 0 and leaves its sums in it; a
-        # step whose loss is not finite is the loop's to report.
-        if position.step > 0:
-            self._window += torch.where(sums.isfinite().all(), sums, torch.zeros_like(sums))
+        # A step whose loss is not finite is the loop's to report.
+        self._window += torch.where(sums.isfinite().all(), sums, torch.zeros_like(sums))
         self._step_sums = torch.zeros_like(sums)
         if self.alarms.action == "off" or (position.step + 1) % self.alarms.interval:
             return {}

@@ -11,6 +11,7 @@ from espnet_ext.asr.load import build_stock, check_keys, load_exported, read_con
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_dir
 from espnet_ext.train.averaging import average
+from espnet_ext.train.exported import facts, ranking
 
 #: What stock ESPnet needs to build the model and its tokenizer; everything else is about training.
 INFERENCE_KEYS = """
@@ -46,12 +47,7 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int, criterion: str 
         UserError: the training is not finished, or the export does not compute what the model computes.
     """
     exp_dir, out_dir = Path(exp_dir), Path(out_dir)
-    if not (exp_dir / "train_summary.json").exists():
-        raise UserError(
-            f"{exp_dir}: the training has not finished; run its stage again, it goes on where it was"
-        )
-    ranked = _ranking(exp_dir / "nbest.json", criterion)
-    epochs = ranked["epochs"][:nbest]
+    epochs = ranking(exp_dir, criterion)["epochs"][:nbest]
     state = average([exp_dir / f"{epoch}epoch.pth" for epoch in epochs])
     trained = read_config(exp_dir / "config.yaml")
     config = {name: trained[name] for name in INFERENCE_KEYS if name in trained} | {"specaug": None}
@@ -68,21 +64,10 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int, criterion: str 
         (folder / "config.yaml").write_text(
             yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
-        about = {"epochs": sorted(epochs), "criterion": ranked["criterion"], "reads": _reads(config)}
+        about = facts(exp_dir, nbest, criterion) | {"reads": _reads(config)}
         (folder / "export.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         _compare(folder, config, state)
     return epochs
-
-
-def _ranking(path: Path, criterion: str | None) -> dict:
-    """The epochs of a criterion, best first."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if criterion is None:
-        return found
-    by_name = {"_".join(each["criterion"][:2]): each for each in found.get("criteria", [found])}
-    if criterion not in by_name:
-        raise UserError(f"--criterion {criterion}: {path} has {', '.join(sorted(by_name))}")
-    return by_name[criterion]
 
 
 def _reads(config: dict) -> str:

@@ -56,6 +56,9 @@ class Loss:
     loss: torch.Tensor | None  # this micro-batch's share of the step's loss, with its gradient
     figures: Figures = field(default_factory=dict)
     kept: object = None  # detached; handed to the parts of later turns that follow this one
+    # Called once the turn's micro-batches are all computed: for a method's own sums over steps. What is
+    # computed again for want of memory, or in search of a micro-batch that fits, does not count.
+    count: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

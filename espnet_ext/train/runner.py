@@ -79,6 +79,9 @@ class StepRunner:
         work = self._work(turn, data, kept, position)
         with _only(parameters, self._all_parameters()):
             results = self._accumulate(work, parameters)
+            for _, loss in results:
+                if loss.count is not None:
+                    loss.count()
             kept[turn.name] = [(w.micro, loss.kept) for w, loss in results if loss.kept is not None]
             self.world.sum_gradients(parameters)
             update = self._apply(turn, results)

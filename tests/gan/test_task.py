@@ -265,7 +265,7 @@ def test_stop_ends_the_command(command, tmp_path, capfd):
     """Status 1 and the alarm as the error; run again, it goes on from its checkpoint, and stops again."""
     from espnet_ext.bin.asr_train import main
 
-    words = ["action=stop", "interval=1", "patience=1", "penalty=1e-9"]
+    words = ["action=stop", "interval=2", "patience=1", "penalty=1e-9"]
     extra = [word for each in words for word in ("--alarm_conf", each)]
     options = [
         "--task",

@@ -1,6 +1,7 @@
 """An export is a plain ESPnet model: stock ESPnet reads it where this package cannot be imported."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import yaml
 
 from espnet_ext.asr.load import load_exported
 from espnet_ext.asr.task import ASRTask
+from espnet_ext.bin import export_model
 from espnet_ext.errors import UserError
 from espnet_ext.train.averaging import average
 from espnet_ext.train.export import export
@@ -114,3 +116,27 @@ def test_load_refuses_other_names(trained, tmp_path, change):
     torch.save(state, tmp_path / "export" / "model.pth")
     with pytest.raises(UserError, match=r"model\.pth: does not fit its configuration: 1 .*(ctc_lo|head)"):
         load_exported(tmp_path / "export")
+
+
+def test_an_export_that_is_there_is_left_alone(trained, tmp_path, capsys):
+    """Several systems ask for that of their starting model, and some may be reading it."""
+    exp, out = tmp_path / "exp", tmp_path / "export"
+    shutil.copytree(trained, exp)
+
+    def written(*options: str) -> bool:
+        before = (out / "model.pth").stat().st_ino if out.exists() else None
+        assert export_model.main([f"--exp_dir={exp}", f"--out_dir={out}", *options]) == 0
+        return (out / "model.pth").stat().st_ino != before
+
+    assert written("--nbest=2") and not written("--nbest=2")
+    assert "is there, of this training" in capsys.readouterr().out
+    assert written("--nbest=1")
+    assert written("--nbest=1", "--force=true") and not written("--nbest=1")
+    summary = json.loads((exp / "train_summary.json").read_text())
+    (exp / "train_summary.json").write_text(json.dumps(summary | {"seconds": 1.0}))  # trained again
+    assert written("--nbest=1")
+    (out / "export.json").write_text("{")
+    assert written("--nbest=1") and not written("--nbest=1")
+    (exp / "train_summary.json").unlink()
+    assert export_model.main([f"--exp_dir={exp}", f"--out_dir={out}"]) == 1
+    assert "has not finished" in capsys.readouterr().err

@@ -147,6 +147,27 @@ def test_too_large_a_micro_batch_is_cut_and_the_step_begun_again(stream):
             assert torch.equal(small.modules[name].state_dict()[key], value), (name, key)
 
 
+def test_what_a_method_counts_is_counted_once(stream):
+    """Neither an attempt that ran out of memory nor the search for a micro-batch that fits counts."""
+    counted = []
+
+    class Counting(Regression):
+        def loss(self, micro):
+            result = super().loss(micro)
+            result.count = lambda: counted.append(list(micro.batch.utterances))
+            return result
+
+    method = Counting(limit=2)
+    data = stream.step(range(2), range(2, 6))
+    take(method, stream, data, [method.first])
+    assert [["0", "1"]] == method.calls[:1] == method.calls[2:3], "the first micro-batch was computed twice"
+    assert counted == [["0", "1"], ["2", "3"], ["4", "5"]]
+    counted.clear()
+    method = Counting(limit=8)
+    StepRunner(method, {"data": stream}, World(), 3).losses(method.first, {"data": data}, {}, HERE)
+    assert counted == []
+
+
 def test_one_utterance_that_does_not_fit_is_named(stream):
     with pytest.raises(UserError, match="utterance '0' alone does not fit the memory"):
         take(Regression(limit=0), stream, stream.step(range(4)))
