@@ -176,7 +176,7 @@ def main() -> None:
                 if is_done(benchmark, name, seed, fingerprint(recipe, options), every["decode_configs"]):
                     continue
                 words = [f"--{option}={value}" for option, value in every.items()]
-                words += ["--tag", f"sweep_{point}_seed{seed}", "--test_sets="]
+                words += ["--tag", f"sweep_{point}_seed{seed}", "--test_sets=", "--models", "own"]
                 run(recipe, benchmark, name, options, words, seed, a.stage)
         return
     benchmark = f"{a.method}_outcomes"

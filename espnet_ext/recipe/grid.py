@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_ext.files import atomic_write_text
 from espnet_ext.processes import run_through
-from espnet_ext.recipe.matrix import FINISH, FIRST_OWN, Matrix, Row
+from espnet_ext.recipe.matrix import FINISH, FIRST_OWN, OWN, Matrix, Row
 from espnet_ext.recipe.state import DONE, RUNNING, STALE
 from espnet_ext.recipe.usage import hours, usage_file
 
@@ -110,7 +110,6 @@ class Grid:
     def finish(self) -> int:
         """Decode the test sets with the chosen points, and write the report."""
         environment = {name: value for name, value in os.environ.items() if name != FINISH}
-        environment["finetuned_only"] = "true"
         worst = 0
         for choice in self.choices():
             if not choice.complete:
@@ -120,7 +119,7 @@ class Grid:
                 if row.label != choice.label:
                     continue
                 command = [str(self.matrix.driver.template / "asr.sh"), *self.matrix.base, *row.whole]
-                command += ["--stage", "10", "--stop_stage", "11", "--skip_stages="]
+                command += [*OWN, "--stage", "10", "--stop_stage", "11", "--skip_stages="]
                 if "SLURM_JOB_ID" in os.environ:
                     command += ["--cmd_backend", "slurm"]
                 if self._tested(row):

@@ -18,6 +18,10 @@ from espnet_ext.recipe.systems import load_systems
 
 #: Stages that rows share, and those that each runs for itself.
 LAST_SHARED, FIRST_OWN, LAST_OWN = 7, 8, 11
+#: The first stage with a part for the starting model.
+FIRST_START = 9
+#: Of a row: others stand on its starting model and run beside it, which is left to `Matrix.start_steps`.
+OWN = ("--models", "own")
 #: In the environment of the job that chooses, once the rows have ended.
 FINISH = "ESPNET_EXT_MATRIX_FINISH"
 
@@ -66,13 +70,13 @@ class Matrix:
     @cached_property
     def drivers(self) -> dict[str, object]:
         """A parsed driver for each row."""
-        return {row.name: self.driver_of(list(row.arguments)) for row in self.plan.rows}
+        return {row.name: self.driver_of([*row.arguments, *OWN]) for row in self.plan.rows}
 
     @cached_property
     def whole_drivers(self) -> dict[str, object]:
         """The same with all test sets: stages 1 to 7 prepare them, whoever decodes them."""
         return {
-            row.name: self.driver_of(list(row.whole)) if row.dev_only else self.drivers[row.name]
+            row.name: self.driver_of([*row.whole, *OWN]) if row.dev_only else self.drivers[row.name]
             for row in self.plan.rows
         }
 
@@ -112,49 +116,39 @@ class Matrix:
         return sorted(steps.values(), key=lambda step: step.name[:2])
 
     def start_steps(self) -> list[Step]:
-        """Export, decoding and scores of the starting models."""
+        """Export, decoding and scores of the starting models.
+
+        Each with the options of the row that asks for most (calibration, say), test sets included.
+        Trained models that decode together ask for nothing: they stand on no starting model.
+        """
         steps: dict[str, Step] = {}
         for row in self.plan.rows:
-            values = self.drivers[row.name].values
-            if values["pretrain_exp"] in steps:
-                continue
-            # An experiment that nobody trains: its stages find the starting model alone. A transducer's has
-            # another folder and is decoded in other ways, which follows from its configuration.
-            label = Path(values["pretrain_exp"]).name.removeprefix("pretrain_")
-            own = ["--seed", str(row.seed), "--method", "none", "--tag", f"start_{label}"]
-            own += ["--pretrain_tag", values["pretrain_tag"], "--pretrain_config", values["pretrain_config"]]
-            own += _only(9, LAST_OWN)
-            driver = self.driver_of(own)
-            states = [driver.state_of(stage) for stage in driver.stages() if 9 <= stage.number <= LAST_OWN]
-            name = f"start@{label}"
-            steps[values["pretrain_exp"]] = Step(name, [*self.base, *own], {}, "decode", states)
+            arguments = [*row.whole, "--models", "start", *_only(FIRST_START, LAST_OWN)]
+            driver = self.driver_of(arguments)
+            name = f"start@{driver.values['pretrain_name'].removeprefix('pretrain_')}"
+            step = Step(name, [*self.base, *arguments], {}, "decode", _states(driver, FIRST_START))
+            if len(step.states) > (len(steps[name].states) if name in steps else 0):
+                steps[name] = step
         return list(steps.values())
 
     def row_step(self, row: Row) -> Step:
         """Stages 8 to 11 of a row."""
         driver = self.drivers[row.name]
-        states = self._own_states(driver)
+        states = _states(driver, FIRST_OWN)
         if row.dev_only:
             # A point that was chosen has decoded the test sets since.
-            whole = self._own_states(self.whole_drivers[row.name])
+            whole = _states(self.whole_drivers[row.name], FIRST_OWN)
             if all(state.status().state == DONE for state in whole):
                 states = whole
-        # Several rows at a time: the starting model, which they share, is left alone.
-        environment = {"finetuned_only": "true", SHARED: "true"}
         return Step(
             row.name,
-            [*self.base, *row.arguments, *_only(FIRST_OWN, LAST_OWN)],
-            environment,
+            [*self.base, *row.arguments, *OWN, *_only(FIRST_OWN, LAST_OWN)],
+            {SHARED: "true"},
             "train",
             states,
             checkpoints({"finetune_exp": driver.values["finetune_exp"]}),
             row,
         )
-
-    @staticmethod
-    def _own_states(driver) -> list[StageState]:
-        stages = [stage for stage in driver.stages() if FIRST_OWN <= stage.number <= LAST_OWN]
-        return [driver.state_of(stage) for stage in stages]
 
     def trained(self, row: Row) -> StageState:
         """State of a row's stage 8."""
@@ -215,6 +209,11 @@ class Matrix:
 
 def _only(first: int, last: int = 0) -> list[str]:
     return ["--stage", str(first), "--stop_stage", str(last or first), "--skip_stages="]
+
+
+def _states(driver, first: int) -> list[StageState]:
+    """States of a driver's stages from one to the last of a row."""
+    return [driver.state_of(stage) for stage in driver.stages() if first <= stage.number <= LAST_OWN]
 
 
 def _own(row: Row, state: StageState) -> bool:

@@ -17,11 +17,6 @@ failed=()
 for system in "${systems[@]}"; do
     printf 'demo-all: %s\n' "${system}"
     status=0
-    # A starting model is exported once, by the first system that stands on it.
-    case ${system} in
-        none | distillation_scratch_longer) export finetuned_only=false ;;
-        *) export finetuned_only=true ;;
-    esac
     ./run.sh --system "${system}" --seed 1 --stop_stage score "$@" || status=$?
     case ${status} in
         0) ;;
@@ -29,7 +24,6 @@ for system in "${systems[@]}"; do
         *) failed+=("${system}") ;;         # the others still tell something
     esac
 done
-unset finetuned_only
 ./run.sh --stage report --stop_stage report --force "$@"
 if [ ${#failed[@]} != 0 ]; then
     printf 'demo-all: failed: %s; their messages stand above, run it again to go on with them\n' "${failed[*]}" >&2

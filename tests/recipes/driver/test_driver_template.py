@@ -16,8 +16,8 @@ NAMES = "data perturb features tokens stats pretrain targets finetune export dec
 #: Variables of utils/stage.sh and cmd.sh.
 HELPERS = {
     "template_dir",
-    "trained",
-    "decoded",
+    "own",
+    "own_trained",
     "teacher_places",
     "lm_args",
     "cpu_cmd",
@@ -48,7 +48,10 @@ def corpus(recipe, real_template):
 
 def test_the_thirteen_stages(corpus):
     rows = [line.split()[:2] for line in corpus("--list").splitlines()[1:]]
-    assert rows == [[str(number), name] for number, name in enumerate(NAMES, 1)]
+    whole = [row for row in rows if "." not in row[1]]
+    assert whole == [[str(number), name] for number, name in enumerate(NAMES, 1)]
+    parts = ["export.start", "decode.start", "score.start", "pack.start"]  # the starting model's
+    assert [name for _, name in rows if "." in name] == parts
 
 
 def test_stage_files_declare_what_they_use(stages, options):
@@ -70,6 +73,7 @@ def test_stage_files_declare_what_they_use(stages, options):
 def test_every_command_goes_through_run_or_queue(stages):
     """Else a dry run would do it. `set` and assignments change nothing but the script's own variables."""
     verbs = "run queue run_queue open_queue fresh export_teachers say set mapfile ."
+    verbs += " export_models decode_models score_models calibrate_models pack_models"
     grammar = "case esac for do done if fi else continue exit then"
     allowed = {*verbs.split(), *grammar.split()}
     for stage in stages:
@@ -155,7 +159,7 @@ def test_setup_starts_a_recipe(house, corpus, repo_root):
     recipe = house / "egs2/new-1.0/asr1"
     run = [recipe / "run.sh", "--list"]
     listed = subprocess.run(run, env=corpus.environment, check=True, capture_output=True, text=True, cwd="/")
-    assert listed.stdout.splitlines()[-1].split()[:2] == ["13", "pack"]
+    assert listed.stdout.splitlines()[-1].split()[:2] == ["13", "pack.start"]
     (recipe / "run.sh").write_text("mine\n")
     (recipe / "path.sh").unlink()
     subprocess.run([setup, "new-1.0"], check=True, capture_output=True)

@@ -98,7 +98,7 @@ def test_run_of_an_ensemble(recipe, real_template):
     assert "--hyp exp/mutual_learning_ensemble_seed1/decode_joint/dev/text " in output
     assert "exp/mutual_learning_ensemble_seed1/export" not in output  # there is no model of its own
     listed = recipe("--list", "--method", "mutual_learning")
-    assert "score.calibration" in listed and "decode.ensemble" not in listed
+    assert "score.calibration" in listed and "score.start_calibration" in listed
     assert "calibration" not in recipe("--list") and "calibration" in recipe(
         "--list", "--calibration", "true"
     )
@@ -113,7 +113,7 @@ def test_peers_are_exported_and_decoded(recipe, real_template):
     output = recipe("--method", "mutual_learning", "--stage", "export", "--dry_run")
     exp = "exp/mutual_learning_seed1"
     exported = [line.split("--exp_dir ")[1].split()[0] for line in output.splitlines() if "--exp_dir" in line]
-    assert exported == ["exp/pretrain_seed1", exp, f"{exp}/peer2", f"{exp}/peer10"]
+    assert exported == [exp, f"{exp}/peer2", f"{exp}/peer10", "exp/pretrain_seed1"]
     for folder in (exp, f"{exp}/peer2", f"{exp}/peer10"):
         assert f"--model_dir {folder}/export --data_dir dump/raw/test " in output
         assert f"--hyp {folder}/decode_att/test/text " in output

@@ -151,36 +151,6 @@ fresh() {
     if [ -n "${lm_exp:-}" ]; then lm_args=(--lm_dir "${lm_exp}/export"); fi
 }
 
-# models_of NAME...: the exported models of experiments, one a line; of mutual learning those of all peers.
-models_of() {
-    local name folder found
-    for name; do
-        found=
-        while IFS= read -r folder; do
-            found=yes
-            printf '%s\n' "${folder}/export"
-        done < <(peers_of "${expdir}/${name}")
-        if [ -z "${found}" ] && [ "${dry_run}" = true ]; then found="${expdir}/${name}/peer*/export"; fi
-        if [ "${found}" != yes ]; then printf '%s\n' "${found:-${expdir}/${name}/export}"; fi
-    done
-}
-
-# peers_of FOLDER: the folders of the peers that a mutual training has trained, one a line.
-peers_of() {
-    if [ -d "$1" ]; then find "$1" -mindepth 1 -maxdepth 1 -type d -name 'peer[0-9]*' | sort -V; fi
-}
-
-# Folders with a model to export and decode: the starting model, that of stage 8 (none where trained models decode
-# together, --ensemble), and the peers of a mutual training.
-# shellcheck disable=SC2034  # used by the stages
-mapfile -t trained < <(printf '%s\n' "${pretrain_exp:-}" ${train_exp:+"${train_exp}"} && peers_of "${train_exp:-}")
-# Those that recognise: a starting model that has heard no transcripts does not.
-# shellcheck disable=SC2034
-if [ "${pretrain_task:-}" = self_supervised ]; then decoded=("${trained[@]:1}"); else decoded=("${trained[@]}"); fi
-
-# A row of a matrix leaves the starting model, which it shares with others that run, as it is.
-if [ "${finetuned_only:-}" = true ]; then trained=("${trained[@]:1}"); fi
-
 # Options that say what the tokens are, for collect_stats and for ESPnet tasks (which call every SentencePiece bpe).
 # shellcheck disable=SC2034  # used by the stages
 if [ "${token_type:-}" = char ]; then
