@@ -37,7 +37,8 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options):  # noqa
         slurm("scancel", *jobs)
     table = run("--status")
     logs = "".join(log.read_text(errors="replace")[-3000:] for log in (recipe / "exp/.slurm").glob("*.log"))
-    assert table.count(" done ") == 2 * 13 + 1, table + logs  # of the stage and in Slurm; the preflight
+    # Of each stage and of the four parts for the starting model, itself and its job; the preflight.
+    assert table.count(" done ") == 2 * (13 + 4) + 1, table + logs
     assert "preflight: all is well" in (recipe / "exp/.slurm/preflight.log").read_text()
     report = (recipe / "exp/report/RESULTS.md").read_text()
     assert "pretrain_seed1" in report and "none_seed1" in report
