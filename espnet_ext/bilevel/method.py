@@ -97,5 +97,16 @@ class BilevelMethod(Rounds):
             self.objective.check_health(self.streams["unlabelled"].world, position.step)
         return super().after_step(position)
 
+    def state(self) -> dict:
+        return super().state() | {"alarms": list(self.objective.alarmed)}
+
+    def load_state(self, state: dict) -> None:
+        super().load_state(state)
+        self.objective.alarmed = list(state.get("alarms", []))  # checkpoints of before have none
+
+    def summary(self) -> dict:
+        """As all rounds', and what looked collapsed."""
+        return super().summary() | {"self_supervised": self.objective.name, "alarms": self.objective.alarmed}
+
     def _own_statistics(self):
         return self.separate.inside() if len(self.separate) else nullcontext()

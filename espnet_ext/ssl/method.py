@@ -58,5 +58,11 @@ class SSLMethod(Method):
         self.objective.check_health(self.world, position.step)
         return {}
 
+    def state(self) -> dict:
+        return {"alarms": list(self.objective.alarmed)}
+
+    def load_state(self, state: dict) -> None:
+        self.objective.alarmed = list(state.get("alarms", []))  # checkpoints of before have none
+
     def summary(self) -> dict:
-        return {"self_supervised": self.objective.name}
+        return {"self_supervised": self.objective.name, "alarms": self.objective.alarmed}

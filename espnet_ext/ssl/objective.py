@@ -58,6 +58,7 @@ class SSLObjective(torch.nn.Module):
         super().__init__()
         self.grid = grid_of(model.encoder)
         self.watch = Watch()
+        self.alarmed: list[str] = []  # what `check_health` found so far; in checkpoints and in the summary
         self._check_frames(model, size)
 
     def _check_frames(self, model: torch.nn.Module, size: int) -> None:
@@ -130,6 +131,7 @@ class SSLObjective(torch.nn.Module):
             return
         for alarm in self.alarms():
             message = f"step {step + 1}: {self.name} looks collapsed: {alarm}"
+            self.alarmed.append(message)
             if self.alarm == "stop":
                 raise UserError(message)
             if world.first:

@@ -66,3 +66,13 @@ def test_an_error_inside_puts_the_first_set_back():
 
 def test_nothing_to_separate_without_batchnorm():
     assert len(SeparateStatistics(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)))) == 0
+
+
+def test_the_second_set_begins_with_what_the_starting_model_has_seen():
+    encoder = Encoder()
+    for _ in range(3):
+        encoder(torch.randn(8, 3) + 5)
+    (second,) = SeparateStatistics(encoder).seconds
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(getattr(second, name), getattr(encoder.norm, name))
+        assert getattr(second, name) is not getattr(encoder.norm, name)

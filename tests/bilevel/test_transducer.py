@@ -66,6 +66,25 @@ def test_gamma_zero_is_supervised_training(transducer, bilevel_conf, equal, bloc
         assert int(layer.num_batches_tracked) == 8 and float(layer.running_mean.abs().max()) > 0
 
 
+def test_validation_uses_the_statistics_of_its_kind(transducer, bilevel_conf):
+    """ℓ_unsup of the development set is computed with those of unlabelled batches, ℓ_sup with the others."""
+    run = transducer(BilevelTransducerTask, "bilevel", CONFORMER, *bilevel_conf(warm_epochs=0))
+    micro = run.micro("labelled")
+    micro.keys = None
+    run.method.train(False)
+
+    def figures() -> tuple[float, float]:
+        with torch.no_grad():
+            found = run.method.validate(micro)
+        return float(found["loss"][0]), float(found["loss_unsupervised"][0])
+
+    before = figures()
+    (second,) = run.method.separate.seconds
+    second.running_mean += 1.0
+    after = figures()
+    assert after[0] == before[0] and after[1] != before[1]
+
+
 def test_gradient_of_the_unsupervised_loss_stays_in_the_encoder(transducer, bilevel_conf):
     run = transducer(
         BilevelTransducerTask, "bilevel", EBRANCHFORMER, *bilevel_conf(warm_epochs=0, explore_steps=0)
