@@ -123,13 +123,14 @@ score_models() {
 
 # calibrate_models BACKEND NAME FOLDER...
 calibrate_models() {
-    local exp
-    local -a models sets
+    local exp set
+    local -a models sets folders=()
     open_queue "${logdir}" "11_calibration_$2"
     sets_with_text
+    for set in "${sets[@]}"; do folders+=("${dump}/${set}"); done
     for exp in "${@:3}"; do
         mapfile -t models < <(models_for "${exp}")
-        queue python -m espnet_ext.bin.calibration --model_dir "${models[@]}" --data_dir "${sets[@]/#/${dump}/}" \
+        queue python -m espnet_ext.bin.calibration --model_dir "${models[@]}" --data_dir "${folders[@]}" \
             --out_dir "${exp}/calibration" --ngpu "${ngpu}"
     done
     run_queue "$1" --gpu "${ngpu}" --max_jobs_run "${inference_nj}"
