@@ -308,6 +308,7 @@ class Driver:
     def _environment(self, resume: bool) -> dict[str, str]:
         """Environment of a stage script: all options, and ``resume`` as the decision for this run."""
         own = {"template_dir": self.template_dir, "resume": "true" if resume else "false"}
+        own["recipe_variables"] = " ".join([*self.values, *own])
         return {**os.environ, **self.values, **own}
 
 

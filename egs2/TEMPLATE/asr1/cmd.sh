@@ -5,8 +5,9 @@
 # Sourced by every stage (through utils/stage.sh) with all options set. Each variable holds the path of one program.
 # Kaldi's run.pl, queue.pl or slurm.pl fit as they are: copy this file into your recipe's folder in place of the link
 # and add a case, as
-#     kaldi) train_cmd=/opt/kaldi/egs/wsj/s5/utils/parallel/run.pl cpu_cmd=${train_cmd} decode_cmd=${train_cmd} ;;
-# (Kaldi's hand their arguments to a shell, ours do not.)
+#     kaldi) train_cmd=/opt/kaldi/egs/wsj/s5/utils/parallel/slurm.pl cpu_cmd=${train_cmd} decode_cmd=${train_cmd} ;;
+# (docs/slurm.md says what they do not do. A program that ends in .pl gets a command's words in a file, because it
+# hands its arguments to a shell.)
 
 case ${cmd_backend} in
     local)

@@ -50,6 +50,10 @@ run() {
         return 0
     fi
     if [ -n "${stop_status}" ]; then exit "${stop_status}"; fi
+    if [[ $1 == *.pl ]]; then
+        write_words "$@"
+        set -- "${handed[@]}"
+    fi
     # In the background, because bash would answer a signal only after a command in the foreground.
     "$@" &
     child=$!
@@ -63,6 +67,29 @@ run() {
     child=
     if [ "${status}" -eq 0 ] && [ -n "${stop_status}" ]; then exit "${stop_status}"; fi
     return "${status}"
+}
+
+# write_words PROGRAM [OPTION VALUE]... [JOB=1:N] LOG COMMAND...: Kaldi's run.pl, queue.pl and slurm.pl give a command
+# to a shell, and its job gets PATH alone (`--export=PATH`, `-v PATH`). So they get a file that has its words, and
+# before them the recipe's options, which local/data.sh reads. An array has such files: its commands are Python's.
+write_words() {
+    local each words=()
+    handed=("$1")
+    shift
+    while [[ $1 == --* ]]; do
+        handed+=("$1" "$2")
+        shift 2
+    done
+    if [[ $1 == JOB=* ]]; then
+        handed+=("$@")
+        return
+    fi
+    while IFS= read -r -d '' each; do
+        if [[ " ${recipe_variables:-} " == *" ${each%%=*} "* ]]; then words+=("${each}"); fi
+    done <"/proc/$$/environ"
+    mkdir -p "$(dirname "$1")"
+    printf '%s\0' "${words[@]}" "${@:2}" >"${1%.log}.words"
+    handed+=("$1" python -m espnet_ext.bin.run_row "${1%.log}.words")
 }
 
 # The command so that it can be pasted into a shell.
