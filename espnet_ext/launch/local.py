@@ -160,7 +160,7 @@ class LocalRun:
     def _preempt(self) -> None:
         """Interrupt what has run as long as fake preemption lets it."""
         for job in self.running if self.preemption else []:
-            if not job.interrupted and time.monotonic() - job.start > self.preemption.seconds:
+            if not job.interrupted and self.preemption.due(time.monotonic() - job.start, job.runs):
                 job.interrupted = self.preemption.signal_of(job.runs.count)
                 if job.process:
                     signal_group(job.process.pid, job.interrupted)

@@ -1,10 +1,12 @@
 """Fake preemption: the local back end interrupts its jobs and runs them again, as a cluster would.
 
 ``ESPNET_EXT_PREEMPT="20 USR1 KILL"`` interrupts every job after each 20 seconds, in turn by the signal that
-comes ahead of a time limit and by one that leaves no time to save. So it can be seen on one machine, without
-Slurm, that a recipe survives what will happen to it.
+comes ahead of a time limit and by one that leaves no time to save; ``"save KILL"`` interrupts a training
+after each new checkpoint, however fast the machine is. So it can be seen on one machine, without Slurm, that
+a recipe survives what will happen to it.
 """
 
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -15,6 +17,8 @@ from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.launch.jobfolder import MAX_FRUITLESS
 
 VARIABLE = "ESPNET_EXT_PREEMPT"
+#: In place of seconds: after each checkpoint.
+SAVE = "save"
 #: What a time limit, a preemption and a lost node send.
 SIGNALS = ("USR1", "TERM", "KILL")
 
@@ -23,7 +27,7 @@ SIGNALS = ("USR1", "TERM", "KILL")
 class Preemption:
     """When jobs are interrupted, and how."""
 
-    seconds: float
+    seconds: float  # of a run; inf: until it has written a checkpoint
     signals: tuple[int, ...]
 
     @classmethod
@@ -31,21 +35,27 @@ class Preemption:
         """What the environment asks for.
 
         Raises:
-            UserError: it is not ``SECONDS [SIGNAL...]``.
+            UserError: it is not ``SECONDS [SIGNAL...]`` or ``save [SIGNAL...]``.
         """
         words = os.environ.get(VARIABLE, "").split()
         if not words:
             return None
         try:
-            seconds = float(words[0])
+            seconds = float(words[0]) if words[0] != SAVE else 1.0
         except ValueError:
             seconds = 0.0
         names = words[1:] or ["TERM"]
-        if seconds <= 0 or set(names) - set(SIGNALS):
+        if not 0 < seconds < math.inf or set(names) - set(SIGNALS):
             raise UserError(
-                f"{VARIABLE}={' '.join(words)}: expected seconds and signals of {', '.join(SIGNALS)}"
+                f"{VARIABLE}={' '.join(words)}: expected seconds, or {SAVE}, and signals of "
+                f"{', '.join(SIGNALS)}"
             )
+        seconds = math.inf if words[0] == SAVE else seconds
         return cls(seconds, tuple(signal.Signals[f"SIG{name}"] for name in names))
+
+    def due(self, seconds: float, runs: "Runs") -> bool:
+        """Whether a run that has lasted so long is to be interrupted."""
+        return runs.moved() if self.seconds == math.inf else seconds > self.seconds
 
     def signal_of(self, run: int) -> int:
         """How a job's run (the first is 0) is interrupted."""
@@ -72,6 +82,10 @@ class Runs:
         before, self.place = self.place, self._place()
         self.fruitless = self.fruitless + 1 if before == self.place else 0
         return not self.given_up
+
+    def moved(self) -> bool:
+        """Whether there is progress since the run began."""
+        return self._place() != self.place
 
     @property
     def given_up(self) -> bool:

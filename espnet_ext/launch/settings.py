@@ -26,6 +26,7 @@ FIELDS: dict[str, object] = {
     "mem": "",
     "time": "",
     "tasks": "auto",
+    "nodes": "auto",
     "extra": [],
     "step": [],
     "signal_seconds": 120,
@@ -107,9 +108,8 @@ class Settings:
         nodes = max(1, math.ceil(request.gpu / per_node)) if kind == "train" and per_node else 1
         tasks = 1
         if kind == "train":
-            if own["tasks"] != "auto" and not str(own["tasks"]).isdigit():
-                raise UserError(f"{self.source}: tasks: expected a number or auto, found {own['tasks']!r}")
-            tasks = max(1, request.gpu) if own["tasks"] == "auto" else int(own["tasks"])
+            tasks = self._number_of(own, "tasks") or max(1, request.gpu)
+            nodes = self._number_of(own, "nodes") or nodes
         threads = self._threads(own, request, partition, tasks)
         if self.kaldi:
             arguments = self.kaldi.arguments(request)
@@ -145,6 +145,12 @@ class Settings:
             own["stage_data"],
             own["max_fruitless"],
         )
+
+    def _number_of(self, own: Mapping, name: str) -> int:
+        """A field that may be a number; 0 for auto."""
+        if own[name] != "auto" and not (str(own[name]).isdigit() and int(own[name])):
+            raise UserError(f"{self.source}: {name}: expected a number or auto, found {own[name]!r}")
+        return 0 if own[name] == "auto" else int(own[name])
 
     def _partition(self, own: Mapping, gpu: int, cluster: Cluster) -> Partition | None:
         """The partition that is meant: the one that is named, else what the cluster offers."""

@@ -6,6 +6,7 @@ that retries a micro-batch for want of memory must not make the others wait in t
 """
 
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -174,6 +175,10 @@ def _rendezvous() -> str:
     if "MASTER_ADDR" in env:
         return "env://"
     host = first_host(env.get("SLURM_STEP_NODELIST", "localhost"))
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:  # names that Slurm alone knows: srun was started on the first node
+        host = env.get("SLURM_LAUNCH_NODE_IPADDR", host)
     # Jobs that share a node must not share a port.
     port = 20000 + (int(env.get("SLURM_JOB_ID", 0)) * 16 + int(env.get("SLURM_STEP_ID", 0)) % 16) % 40000
     return f"tcp://{host}:{port}"

@@ -1,6 +1,7 @@
 """Fake preemption: what tests/slurm shows on a cluster, on this machine alone."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from espnet_ext.errors import UserError
 from espnet_ext.launch.preempt import Preemption
+from tests.recipes.driver.conftest import real_template, recipe, started  # noqa: F401  fixtures
 from tests.train.conftest import toy_cmd, toy_corpus  # noqa: F401  fixtures
 from tests.train.test_survival import assert_same_end, end_of
 
@@ -65,10 +67,49 @@ def test_a_failure_is_no_preemption(run):
     assert code == 4 and log.count("# Started at") == 1
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_array(tmp_path, repo_root, code):
+    """Each of its jobs goes on by itself; a failure is its own, after as many runs."""
+    script = (
+        'trap "exit 75" USR1; mkdir -p exp/$0; echo run >>exp/$0/checkpoint.pth; '
+        "[ $(wc -l <exp/$0/checkpoint.pth) = 2 ] && exit $1; while true; do sleep 0.05; done"
+    )
+    command = [sys.executable, "-m", "espnet_ext.bin.run_local", "--max_jobs_run", "3", "JOB=1:3"]
+    command += ["x.JOB.log", "sh", "-c", script, "JOB", str(code), "--output_dir", "exp/JOB"]
+    environment = {**os.environ, "PYTHONPATH": str(repo_root), "ESPNET_EXT_PREEMPT": "save USR1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    logs = [(tmp_path / f"x.{number}.log").read_text() for number in (1, 2, 3)]
+    assert done.returncode == code, done.stderr
+    ends = f"# Ended (code {code})"
+    twice = [log.count("# Ended (code 75)") == log.count(ends) == 1 for log in logs]
+    assert all(twice) if code == 0 else any(twice) and "failed with status 3" in done.stderr
+
+
+def test_cancel(recipe, started):  # noqa: F811
+    """Ctrl-C while its job is being interrupted: nothing is left, and the same command goes on."""
+    wait = "echo $$ >>c/checkpoint.pth; while [ ! -e go ]; do sleep 0.05; done"
+    script = f'mkdir -p c; trap "exit 75" USR1; {wait}; printf "%s\\n" "$2" >"$1"'
+    (recipe.folder / "local/one.sh").write_text(f"#!/usr/bin/env bash\n{script}\n")
+    stage = recipe.template / "stages/01_one.sh"
+    stage.write_text(stage.read_text().replace('"$@"', '"$@" --output_dir c'))
+    process = started(ESPNET_EXT_PREEMPT="save USR1", start_new_session=True)
+    checkpoint, end = recipe.folder / "c/checkpoint.pth", time.monotonic() + 60
+    while not checkpoint.exists() or len(checkpoint.read_text().split()) < 3:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    assert not [pid for pid in checkpoint.read_text().split() if os.path.exists(f"/proc/{pid}")]
+    assert recipe.states()["one"] in ("interrupted", "preempted")  # both were under way
+    (recipe.folder / "go").touch()
+    recipe()
+    assert (recipe.folder / "exp/3.txt").read_text() == "hello\n"
+
+
 def test_mistakes(monkeypatch):
-    for wrong in ("soon", "-1", "3 HUP"):
+    for wrong in ("soon", "-1", "nan", "3 HUP", "save HUP"):
         monkeypatch.setenv("ESPNET_EXT_PREEMPT", wrong)
-        with pytest.raises(UserError, match="expected seconds and signals of USR1, TERM, KILL"):
+        with pytest.raises(UserError, match="expected seconds .* of USR1, TERM, KILL"):
             Preemption.from_environment()
 
 

@@ -56,6 +56,8 @@ def test_a_training_on_several_nodes(plan):
     assert found.tasks == 8 and "--signal=B:USR1@120" in found.arguments
     whole = plan("--gpu 8", "gpu: '--gpus={}'", kind="train")
     assert "--gpus=8" in whole.arguments
+    asked = plan("--gpu 2", "train: {nodes: 2, tasks: 4}", kind="train").arguments
+    assert {"--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--gres=gpu:1"} <= set(asked)
     assert "--gpus-per-node=4" in plan("--gpu 8", "gpu: '--gpus-per-node={}'", kind="train").arguments
 
 
@@ -84,6 +86,7 @@ def test_fields_and_kinds(plan):
         ("train: 3", "train: expected `field: value` lines"),
         ("requeue: 3", "requeue: expected true or false"),
         ("signal_seconds: soon", "signal_seconds: expected a whole number"),
+        ("train: {nodes: few}", "nodes: expected a number or auto, found 'few'"),
         ("- a", "expected `field: value` lines"),
         ("a: [", "not YAML"),
         ("partition: gpus", "partition gpus: this cluster has debug, gpu"),
@@ -91,7 +94,7 @@ def test_fields_and_kinds(plan):
 )
 def test_mistakes(plan, text, message):
     with pytest.raises(UserError, match=message):
-        plan(settings=text)
+        plan(settings=text, kind="train")
 
 
 def test_kaldis_conf(plan, tmp_path):
