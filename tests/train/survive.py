@@ -6,8 +6,8 @@ that each start would take.
     python survive.py PLAN.json
 
 The plan: `task` (module:class), `cmd`, `processes`, `harms` (list of {"how": "kill" | "USR1" | "TERM",
-"after": seconds | "save"}), `path` (folders for imports). Prints one JSON line: exit statuses, how many
-hits fell into a save, and from where it goes on after each hit: [epoch, steps of it that are done].
+"after": seconds | "save"}), `path` (folders for imports). Prints one JSON line: exit statuses and how many
+hits fell into a save.
 """
 
 import importlib
@@ -19,23 +19,19 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_ext.train import checkpoint
-
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     sys.path[:0] = plan["path"]
     module, name = plan["task"].split(":")
     task = getattr(importlib.import_module(module), name)
-    statuses, in_save, stopped = [], 0, []
+    statuses, in_save = [], 0
     for harm in [*plan["harms"], None]:
         children = _start(task, plan["cmd"], plan["processes"])
         if harm is not None:
             in_save += _hurt(children, harm, plan["cmd"])
         statuses.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
-        if harm is not None:
-            stopped.append(_place(plan["cmd"]))
-    print(json.dumps({"statuses": statuses, "in_save": in_save, "stopped": stopped}))
+    print(json.dumps({"statuses": statuses, "in_save": in_save}))
 
 
 def _start(task, cmd: list[str], processes: int) -> list[int]:
@@ -83,12 +79,6 @@ def _hurt(children: list[int], harm: dict, cmd: list[str]) -> int:
                 if _alive([child]):
                     os.kill(child, signal.SIGTERM)  # a second one must not break the first
     return int(saving)
-
-
-def _place(cmd: list[str]) -> list[int]:
-    """Where the newest whole checkpoint stands; the beginning where there is none."""
-    state = checkpoint.load(Path(cmd[cmd.index("--output_dir") + 1]))
-    return [state["progress"][name] for name in ("epoch", "step_in_epoch")] if state else [1, 0]
 
 
 def _saving(folder: Path) -> bool:
