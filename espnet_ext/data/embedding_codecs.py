@@ -12,8 +12,6 @@ import numpy as np
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_path
 
-#: Names of the storages; `rvq` may be followed by the number of codebooks, as in rvq8.
-STORAGES = ("fp16", "int8", "rvq")
 CODES = 256
 CODEBOOKS_FILE = "codebooks.npz"
 

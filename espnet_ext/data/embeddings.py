@@ -23,11 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.data.embedding_codecs import Codec, make_codec
+from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, read_settings, read_summary
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_dir, atomic_path, atomic_write_text, read_lines
-
-SETTINGS_FILE, SUMMARY_FILE = "settings.json", "summary.npz"
-_FORMAT = 1
 
 
 def audio_key(samples: np.ndarray, rate: int) -> str:
@@ -58,18 +56,8 @@ class EmbeddingStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        path = self.folder / SETTINGS_FILE
-        if not path.exists():
-            raise UserError(f"{self.folder}: holds no embeddings (no {SETTINGS_FILE}); run stage 7 (targets)")
-        try:
-            self.settings = json.loads("\n".join(line for _, line in read_lines(path)))
-            self.size, self.storage = int(self.settings["size"]), str(self.settings["storage"])
-            if self.settings["format"] != _FORMAT:
-                raise ValueError("another format")
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{path}: is not what stage 7 (targets) writes; remove {self.folder}, run it again"
-            ) from None
+        self.settings = read_settings(self.folder, "storage", "row_bytes")
+        self.size, self.storage = int(self.settings["size"]), str(self.settings["storage"])
         self._codec: Codec | None = None
         self._handles: dict[str, int] = {}
         self.index: dict[str, tuple[str, int, int]] = {}
@@ -129,11 +117,7 @@ class EmbeddingStore:
         Raises:
             UserError: the dump has not finished.
         """
-        path = self.folder / SUMMARY_FILE
-        if not path.exists():
-            raise UserError(f"{self.folder}: is not complete (no {SUMMARY_FILE}); run stage 7, it goes on")
-        with np.load(path, allow_pickle=False) as found:
-            return dict(found)
+        return read_summary(self.folder)
 
     def _raw(self, key: str) -> np.ndarray:
         shard, first, frames = self.index[key]
@@ -182,7 +166,7 @@ class EmbeddingWriter(EmbeddingStore):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS_FILE
         row_bytes = make_codec(settings["storage"], settings["size"]).row_bytes
-        wanted = json.loads(json.dumps({"format": _FORMAT, "row_bytes": row_bytes, **settings}))
+        wanted = json.loads(json.dumps({"format": FORMAT, "row_bytes": row_bytes, **settings}))
         self.replaced = False
         if path.exists():
             try:

@@ -3,7 +3,6 @@
 Legend: N samples, T frames, E size of an embedding.
 """
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from espnet_ext.data.embedding_codecs import (
     write_codebooks,
 )
 from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key
+from espnet_ext.data.stored import check_disk, duration, human
 from espnet_ext.distillation.clips import Clip, SetReader
 from espnet_ext.distillation.frames import reduce_rate, reduction_factor
 from espnet_ext.distillation.teachers import Teacher, check_rate
@@ -237,18 +237,16 @@ class Dump:
         """Disk and time for some recordings; the time is measured on a few of them."""
         frames = sum(clip.samples // self.options.frame_shift for clip in clips)
         size = frames * make_codec(self.options.storage, self.size).row_bytes + 60 * len(clips)
-        place = next(each for each in (self.folder, *self.folder.absolute().parents) if each.exists())
-        free = shutil.disk_usage(place).free
-        if size > free:
-            raise UserError(
-                f"{self.folder}: the embeddings need {_human(size)}, the disk has {_human(free)} left; store "
-                "them as int8 or rvq, or let stage 8 compute them as it goes (on_the_fly)"
-            )
+        check_disk(
+            self.folder,
+            size,
+            "store them as int8 or rvq, or let stage 8 compute them as it goes (on_the_fly)",
+        )
         seconds = self._time(clips)
         hours = sum(clip.samples for clip in clips) / self.reader.rate / 3600
         return (
             f"{self.folder}: {hours:.2f} h of audio to embed by {self.name}: {frames} frames of {self.size} "
-            f"numbers ({self.options.storage}), {_human(size)}, about {_duration(seconds)}"
+            f"numbers ({self.options.storage}), {human(size)}, about {duration(seconds)}"
         )
 
     def _time(self, clips: Sequence[Clip]) -> float:
@@ -267,17 +265,3 @@ class Dump:
     def teacher_device(self) -> torch.device:
         """Where the teacher computes."""
         return next(self.teacher.module.parameters()).device
-
-
-def _human(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

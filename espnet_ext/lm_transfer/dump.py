@@ -3,7 +3,6 @@
 Legend: U tokens of the recogniser, S sub-words, E size of an embedding.
 """
 
-import shutil
 import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.data.kaldi import read_table
+from espnet_ext.data.stored import check_disk, duration, human
 from espnet_ext.errors import UserError
 from espnet_ext.lm_transfer.alignment import SpanTokenizer, overlap_weights
 from espnet_ext.lm_transfer.masked_lm import tokens_digest
@@ -112,13 +112,7 @@ class Dump:
         missing = sorted((text for text in self.texts if text not in present), key=lambda t: (len(t), t))
         rows = sum(len(self.tokenizer.pieces(text)) + 1 for text in missing)
         size = rows * self.teacher.size * 2
-        place = next(each for each in (self.folder, *self.folder.absolute().parents) if each.exists())
-        free = shutil.disk_usage(place).free
-        if size > free:
-            raise UserError(
-                f"{self.folder}: the targets need {_human(size)}, the disk has {_human(free)} left; give "
-                "another folder, or an LM of a smaller size"
-            )
+        check_disk(self.folder, size, "give another folder, or an LM of a smaller size")
         # The shortest and the longest and some between: a mean over them is the mean over all, about.
         sample = missing[:: max(1, -(-len(missing) // _SAMPLE))]
         start = time.perf_counter()
@@ -172,8 +166,8 @@ class Dump:
     def _describe(self, plan: Plan) -> str:
         return (
             f"{self.folder}: {plan.transcripts} different transcripts, {len(plan.missing)} to compute: "
-            f"{plan.rows} tokens of {self.teacher.size} numbers, {_human(plan.bytes)}, "
-            f"about {_duration(plan.seconds)}"
+            f"{plan.rows} tokens of {self.teacher.size} numbers, {human(plan.bytes)}, "
+            f"about {duration(plan.seconds)}"
         )
 
     def _write(self, writer: TargetWriter, missing: list[str]) -> None:
@@ -192,17 +186,3 @@ def _transcripts(paths: Sequence[Path]) -> list[str]:
         text for path in paths for text in read_table(path, empty_values=True, value="sentence").rows.values()
     ]
     return list(dict.fromkeys(rows))
-
-
-def _human(size: int) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,16 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, read_settings, read_summary
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_path, atomic_write_text, read_lines
 
-SETTINGS_FILE, DATA_FILE, INDEX_FILE, SUMMARY_FILE = (
-    "settings.json",
-    "targets.f16",
-    "index.txt",
-    "summary.npz",
-)
-_FORMAT = 1
+DATA_FILE, INDEX_FILE = "targets.f16", "index.txt"
 
 
 def fingerprint(settings: Mapping) -> str:
@@ -51,18 +46,8 @@ class TargetStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        path = self.folder / SETTINGS_FILE
-        if not path.exists():
-            raise UserError(f"{self.folder}: holds no LM targets (no {SETTINGS_FILE}); run stage 7 (targets)")
-        try:
-            self.settings = json.loads("\n".join(line for _, line in read_lines(path)))
-            self.size = int(self.settings["size"])
-            if self.settings["format"] != _FORMAT:
-                raise ValueError("another format")
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{path}: is not what stage 7 (targets) writes; remove {self.folder}, run it again"
-            ) from None
+        self.settings = read_settings(self.folder)
+        self.size = int(self.settings["size"])
         self.fingerprint = fingerprint(self.settings)
         self.index = _read_index(self.folder / INDEX_FILE)
         self._handle = None
@@ -70,7 +55,7 @@ class TargetStore:
 
     def describes(self, settings: Mapping) -> bool:
         """Whether the store is of these settings."""
-        return self.settings == json.loads(json.dumps({"format": _FORMAT, **settings}))
+        return self.settings == json.loads(json.dumps({"format": FORMAT, **settings}))
 
     def key(self, text: str) -> str:
         """Name of a transcript's rows."""
@@ -107,11 +92,7 @@ class TargetStore:
         Raises:
             UserError: the dump has not finished.
         """
-        path = self.folder / SUMMARY_FILE
-        if not path.exists():
-            raise UserError(f"{self.folder}: the targets are not complete; run stage 7 (targets), it goes on")
-        with np.load(path, allow_pickle=False) as found:
-            return dict(found)
+        return read_summary(self.folder)
 
     def _check_length(self) -> None:
         last = max((first + rows for first, rows in self.index.values()), default=0)
@@ -146,7 +127,7 @@ class TargetWriter(TargetStore):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{folder}: another process is writing these targets; wait for it") from None
-        settings = {"format": _FORMAT, **settings}
+        settings = {"format": FORMAT, **settings}
         self.replaced = _holds_others(folder, settings)
         if self.replaced:
             # The settings go first: without them the rest counts as nothing.

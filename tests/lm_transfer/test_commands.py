@@ -196,7 +196,7 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_end(toy_training, dum
     "options, message",
     [
         ([], "--lm_targets: name the folder"),
-        (["--lm_targets=nowhere"], "nowhere: holds no LM targets .*run stage 7"),
+        (["--lm_targets=nowhere"], "nowhere: holds no embeddings .*run stage 7"),
         (
             ["--lm_targets=T", "--lm_transfer_conf", "wait=1"],
             "lm_transfer_conf: unknown wait; there are weight",

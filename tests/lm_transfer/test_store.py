@@ -93,7 +93,7 @@ def test_an_interrupted_dump_goes_on(make_dump, write_text, tmp_path, fake_teach
 
     dies_after(2)
     folder = tmp_path / "targets"
-    with pytest.raises(UserError, match="not complete; run stage 7"):
+    with pytest.raises(UserError, match="is not complete.*run stage 7"):
         TargetStore(folder).summary()
     # Power went off in the middle of the next write: rows without a line, and half a line.
     with open(folder / "targets.f16", "ab") as handle:
@@ -138,7 +138,7 @@ def test_full_disk_is_noticed_before(make_dump, write_text, fake_teacher, monkey
 
     usage = shutil.disk_usage("/")._replace(free=50)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match="the targets need 84 bytes, the disk has 50 bytes left"):
+    with pytest.raises(UserError, match="the embeddings need 84 bytes, the disk has 50 bytes left"):
         make_dump([write_text("text", ROWS)], fake_teacher).run()
 
 
@@ -174,7 +174,7 @@ def test_one_writer_at_a_time(tmp_path):
 
 def test_damaged_stores(make_dump, write_text, tmp_path, fake_teacher):
     folder = tmp_path / "targets"
-    with pytest.raises(UserError, match="holds no LM targets .*run stage 7"):
+    with pytest.raises(UserError, match="holds no embeddings .*run stage 7"):
         TargetStore(folder)
     make_dump([write_text("text", ROWS)], fake_teacher).run()
     data, index, settings = (folder / name for name in ("targets.f16", "index.txt", "settings.json"))
