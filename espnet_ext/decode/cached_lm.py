@@ -2,17 +2,17 @@
 
 ESPnet's ``batch_score`` keeps the states of each hypothesis apart, cuts and stacks them at every step, and a
 Transformer's keys and values are projected anew for the whole prefix. Here states are tensors over all
-hypotheses.
+hypotheses (a Transformer's: `prefix`).
 
-B: utterances, N: hypotheses of an utterance, U: tokens so far, D: features, H: heads, K: D / H, V: tokens.
+B: utterances, N: hypotheses of an utterance, D: features, V: tokens.
 """
 
 import torch
 from espnet2.lm.seq_rnn_lm import SequentialRNNLM
 from espnet2.lm.transformer_lm import TransformerLM
 
-from espnet_ext.decode.cached_decoder import attend_prefix
 from espnet_ext.decode.options import DecodeOptions
+from espnet_ext.decode.prefix import CachedStack, attend_prefix
 from espnet_ext.errors import UserError
 
 
@@ -47,7 +47,7 @@ def check_lm(options: DecodeOptions, lm: torch.nn.Module | None) -> None:
         cached_lm(lm)
 
 
-class CachedTransformerLM:
+class CachedTransformerLM(CachedStack):
     """Log-probabilities of the next token by an ESPnet ``TransformerLM``.
 
     Args:
@@ -55,56 +55,17 @@ class CachedTransformerLM:
     """
 
     def __init__(self, model: TransformerLM):
-        self.model = model
-        self.history: list[tuple[torch.Tensor, torch.Tensor]] = []  # 2 x (B, N, H, U, K) a layer
+        encoder = model.encoder
+        super().__init__(
+            encoder, encoder.encoders, lambda tokens: encoder.embed(model.embed(tokens)), model.decoder
+        )
 
-    def step(self, prefix: torch.Tensor) -> torch.Tensor:
-        """Read the last token of every prefix (the ones before were read by earlier calls).
-
-        Args:
-            prefix: token ids, ``<sos>`` first (B, N, U).
-
-        Returns:
-            Log-probabilities of the next token (B, N, V).
-        """
-        utterances, hypotheses, length = prefix.shape
-        encoder = self.model.encoder
-        # The whole prefix, since ESPnet's positional encodings know no offset; it costs next to nothing.
-        embedded = encoder.embed(self.model.embed(prefix.reshape(-1, length)))
-        x = embedded[:, -1].view(utterances, hypotheses, -1)  # (B, N, D)
-        history = []
-        for number, layer in enumerate(encoder.encoders):
-            x, now = self._layer(layer, x, self.history[number] if self.history else None)
-            history.append(now)
-        self.history = history
-        if encoder.normalize_before:
-            x = encoder.after_norm(x)
-        return torch.log_softmax(self.model.decoder(x), dim=-1)
-
-    def _layer(self, layer, x, past):
-        """One block as ESPnet's EncoderLayer.forward computes it for the last position."""
-        before = layer.normalize_before
-        query = layer.norm1(x) if before else x
-        attended, past = attend_prefix(layer.self_attn, query, past)
-        if layer.concat_after:
-            attended = layer.concat_linear(torch.cat((query, attended), dim=-1))
-        x = x + attended
-        x = x if before else layer.norm1(x)
-        x = x + layer.feed_forward(layer.norm2(x) if before else x)
-        return (x if before else layer.norm2(x)), past
-
-    def select(self, parents: torch.Tensor) -> None:
-        """Continue from other hypotheses: the n-th of utterance b is now a copy of ``parents[b, n]``.
-
-        Args:
-            parents: indices of hypotheses (B, N').
-        """
-        rows = torch.arange(parents.size(0), device=parents.device)[:, None]
-        self.history = [(key[rows, parents], value[rows, parents]) for key, value in self.history]
-
-    def keep(self, utterances: torch.Tensor) -> None:
-        """Forget all utterances but these (indices (B',))."""
-        self.history = [(key[utterances], value[utterances]) for key, value in self.history]
+    def block(self, number, block, x, past):
+        """As ESPnet's ``EncoderLayer.forward``; see `CachedStack.block`."""
+        x, past = attend_prefix(block, x, past, block.concat_linear if block.concat_after else None)
+        before = block.normalize_before
+        x = x + block.feed_forward(block.norm2(x) if before else x)
+        return (x if before else block.norm2(x)), past
 
 
 class CachedRecurrentLM:
