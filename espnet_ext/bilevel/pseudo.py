@@ -33,7 +33,7 @@ class PseudoLabelMethod(Rounds):
 
     def hypotheses_part(self, micro: MicroBatch) -> Loss:
         """The control's loss, its figures under names of their own."""
-        loss = self.supervised().loss(micro)
+        loss = self.control_part().loss(micro)
         return Loss(loss.loss, {f"pseudo_{name}": pair for name, pair in loss.figures.items()})
 
     def weighted_part(self, micro: MicroBatch) -> Loss:

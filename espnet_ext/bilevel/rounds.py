@@ -1,13 +1,17 @@
 """What trainings on labelled and unlabelled batches in rounds share: phases, γ, counts of what was read."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from espnet_ext.bilevel.options import BilevelOptions
 from espnet_ext.bilevel.phases import EXPLORE, FINAL, JOINT, WARM, Phases
-from espnet_ext.train.method import Figures, Method, MicroBatch, Part, Position, Turn, Updater
+from espnet_ext.train.method import Figures, Loss, Method, MicroBatch, Part, Position, Turn, Updater
 from espnet_ext.train.streams import Stream
+
+#: Figure of ℓ_sup, per label.
+SUPERVISED = "loss_supervised"
 
 
 class Rounds(Method):
@@ -47,7 +51,21 @@ class Rounds(Method):
         raise NotImplementedError
 
     def supervised(self) -> Part:
-        """The control's one loss."""
+        """The control's one loss, ℓ_sup, whose figure has a name beside the control's own.
+
+        Other trainings log theirs as `loss` too, and most of them per utterance: another scale.
+        """
+        part = self.control_part()
+
+        def named(micro: MicroBatch) -> Loss:
+            loss = part.loss(micro)
+            loss.figures[SUPERVISED] = loss.figures["loss"]
+            return loss
+
+        return replace(part, loss=named)
+
+    def control_part(self) -> Part:
+        """The one loss of the control's one turn."""
         (turn,) = self.control.turns(Position(1, 0, 0))
         (part,) = turn.parts
         return part
@@ -65,6 +83,7 @@ class Rounds(Method):
     def validate(self, micro: MicroBatch) -> Figures:
         """The control's figures, and `error`, the part of the labels that the decoder gets wrong."""
         figures = dict(self.control.validate(micro))
+        figures[SUPERVISED] = figures["loss"]
         if "acc" in figures:
             right, labels = figures["acc"]
             figures["error"] = (labels - right, labels)

@@ -24,7 +24,9 @@ def build_objective(
 
     Args:
         name: `bestrq` or `infonce`.
-        options: keyword arguments of its class, which describes them, and its alarm_steps and alarm.
+        options: keyword arguments of its class, which describes them, and its alarm_steps and alarm. Those
+            that only other objectives have are left out, and said to be: a recipe's YAML holds one's, and
+            `--ssl` chooses another.
         model: the recogniser.
         input_size: size of stored features where the model has no front end.
         seed: the training's.
@@ -41,13 +43,23 @@ def build_objective(
         raise UserError(f"ssl_conf alarm: {alarms['alarm']}: expected warn or stop")
     if alarms.get("alarm_steps", 1) < 1:
         raise UserError(f"ssl_conf alarm_steps: {alarms['alarm_steps']}: expected at least 1")
-    parameters = inspect.signature(OBJECTIVES[name]).parameters
-    known = {key: p.default for key, p in parameters.items() if key not in _OURS}
+    known = _defaults(name)
     unknown = sorted(set(options) - set(known))
-    if unknown:
+    others = {key for other in OBJECTIVES for key in _defaults(other)}
+    if set(unknown) - others:
+        unknown = sorted(set(unknown) - others)
         raise UserError(f"ssl_conf: {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    if unknown:
+        print(f"ssl_conf: {', '.join(unknown)}: no options of {name}, not read", flush=True)
+        options = {key: value for key, value in options.items() if key in known}
     check_types("ssl_conf", options, known)
     objective = OBJECTIVES[name](model, feature_size(model, input_size), seed=seed, **options)
     for key, value in alarms.items():
         setattr(objective, key, value)
     return objective.to(next(model.parameters()).device)
+
+
+def _defaults(name: str) -> dict:
+    """Options of an objective with their defaults."""
+    parameters = inspect.signature(OBJECTIVES[name]).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key not in _OURS}

@@ -30,19 +30,25 @@ def check_unlabelled(data_dir: str, stats_dir: str, fs: int | None) -> None:
         raise UserError(f"{folder / wanted}: no such file, but the model reads it ({found})")
     if not shapes.exists():
         raise UserError(f"{shapes}: no such file; run the stage stats for the unlabelled set")
-    lines = [line for _, line in read_lines(folder / wanted)]
+    lines = list(read_lines(folder / wanted))
     if not lines or not shapes.read_text(encoding="utf-8").strip():
-        raise UserError(f"{folder}: the unlabelled set is empty")
+        raise UserError(
+            f"{folder}: the unlabelled set is empty; expected lines `<utterance> <path>` in {wanted} and "
+            f"their lengths in {shapes}: check the set in data/, and run the stages from features on"
+        )
     if fs is None:
         return
-    for number in range(0, len(lines), -(-len(lines) // _LOOKED_AT)):
-        utterance, _, path = lines[number].partition(" ")
+    for number, line in lines[:: -(-len(lines) // _LOOKED_AT)]:
+        utterance, _, path = line.partition(" ")
         try:
             rate = soundfile.info(path.strip()).samplerate
         except (soundfile.SoundFileError, TypeError) as error:
-            raise UserError(f"{folder / wanted}:{number + 1}: {path}: cannot be read: {error}") from None
+            raise UserError(
+                f"{folder / wanted}:{number}: {path}: cannot be read: {error}; was it moved or changed? run "
+                "the stages from features on again"
+            ) from None
         if rate != fs:
             raise UserError(
-                f"{folder / wanted}:{number + 1}: utterance {utterance!r} has {rate} Hz, the model expects "
+                f"{folder / wanted}:{number}: utterance {utterance!r} has {rate} Hz, the model expects "
                 f"{fs} Hz (frontend_conf fs); run the stage features, which resamples"
             )

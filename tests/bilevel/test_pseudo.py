@@ -9,6 +9,7 @@ from espnet_ext.asr.task import ASRTask
 from espnet_ext.bilevel.pseudo import write_pseudo_set
 from espnet_ext.bilevel.task import BilevelTask
 from espnet_ext.errors import UserError
+from espnet_ext.train.method import Position
 
 ROUNDS = {"warm_epochs": 0, "gamma_initial": 1.0, "gamma_maximum": 1.0}
 
@@ -75,7 +76,7 @@ def test_weight_zero_is_supervised_training(training, bilevel_conf, hypotheses, 
 def test_a_joint_step_adds_the_gradients_of_both(training, bilevel_conf, hypotheses):
     options = bilevel_conf(final_epochs=0, explore_steps=0, **ROUNDS)
     run = training(BilevelTask, "bilevel", "--pseudo_text", hypotheses, *options)
-    (turn,) = run.method.turns(_start())
+    (turn,) = run.method.turns(Position(1, 0, 0))
     gradients = []
     for part in turn.parts:
         micro = run.micro(part.source)
@@ -86,6 +87,19 @@ def test_a_joint_step_adds_the_gradients_of_both(training, bilevel_conf, hypothe
         gradients.append([p.grad.clone() for p in run.model.parameters()])
     for own, pseudo in zip(*gradients, strict=True):
         assert own.abs().max() > 0 and pseudo.abs().max() > 0 and not torch.equal(own, pseudo)
+
+
+def test_gamma_weighs_hypotheses_in_joint_steps_alone(training, bilevel_conf, hypotheses):
+    constant = {"gamma_initial": 0.25, "gamma_maximum": 0.25}
+    options = bilevel_conf(warm_epochs=0, final_epochs=0, explore_steps=1, **constant)
+    run = training(BilevelTask, "bilevel", "--pseudo_text", hypotheses, *options)
+    (explore,), (joint,) = (run.method.turns(Position(1, step, step)) for step in (0, 1))
+    micro = run.micro("unlabelled")
+    losses = []
+    for part in (explore.parts[0], joint.parts[1]):
+        micro.seed(part.key)
+        losses.append(part.loss(micro).loss.item())
+    assert losses[1] == 0.25 * losses[0] > 0
 
 
 def test_the_same_batches_of_each_kind_as_the_method(command, tmp_path, bilevel_conf, hypotheses):
@@ -113,9 +127,3 @@ def test_the_schedule_covers_both_kinds_of_steps(training, bilevel_conf, hypothe
 def test_no_warm_start_without_an_unsupervised_loss(command, tmp_path, hypotheses):
     with pytest.raises(UserError, match="--pseudo_text: hypotheses need no warm start"):
         BilevelTask.main(cmd=command("bilevel", tmp_path, "--pseudo_text", hypotheses))
-
-
-def _start():
-    from espnet_ext.train.method import Position
-
-    return Position(1, 0, 0)

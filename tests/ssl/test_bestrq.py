@@ -227,6 +227,16 @@ def test_bad_options(model, option, message):
         build_objective("bestrq", option, model, None, 0)
 
 
+def test_options_of_the_other_objective_are_not_read(model, capsys):
+    """A YAML file with bestrq's options, and `--ssl infonce`: one switch. A typing error is still refused."""
+    options = {"mask_rate": 0.3, "codes": 64, "temperature": 0.2, "least_spread": 0.03}
+    infonce = build_objective("infonce", options, model, None, 0)
+    assert (infonce.temperature, infonce.least_spread) == (0.2, 0.03)
+    assert capsys.readouterr().out == "ssl_conf: codes, mask_rate: no options of infonce, not read\n"
+    with pytest.raises(UserError, match="infonce has no option mask_rat; it has context"):
+        build_objective("infonce", {**options, "mask_rat": 0.3}, model, None, 0)
+
+
 def test_unknown_objective(model):
     with pytest.raises(UserError, match="--ssl wav2vec: expected one of bestrq, infonce"):
         build_objective("wav2vec", {}, model, None, 0)
