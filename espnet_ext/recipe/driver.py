@@ -16,7 +16,7 @@ from espnet_ext.recipe.execute import StageRun
 from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.fingerprint import paths_of
 from espnet_ext.recipe.lock import SHARED, locked
-from espnet_ext.recipe.options import Options, load_options
+from espnet_ext.recipe.options import Options, load_options, read_yaml
 from espnet_ext.recipe.preflight import preflight_now
 from espnet_ext.recipe.provenance import provenance
 from espnet_ext.recipe.room import check_room
@@ -42,7 +42,7 @@ class Driver:
             arguments: the command line.
             submitter: makes what submits jobs (`launch.submitter.Submitter`), for ``--submit`` and the like.
         """
-        self.template, self.submitter = template, submitter
+        self.template, self.submitter, self.typed = template, submitter, ""
         # Beside the recipe, as usual, it is named as a person would: ../../TEMPLATE/asr1.
         beside = Path.cwd().resolve().is_relative_to(template.parents[1])
         self.template_dir = os.path.relpath(template) if beside else str(template)
@@ -84,6 +84,7 @@ class Driver:
         if self.values.get("cancel") == "true":
             return Submission(self, self.submitter()).cancel()
         self._check_configs(selected)
+        self._check_system(selected)
         self._check_back_end()
         if self.values["dry_run"] == "true":
             return self._dry_run(selected)
@@ -121,6 +122,7 @@ class Driver:
             return arguments
         self.options.parse(arguments)
         name, given = self.values["system"], self.options.given
+        self.typed = self.values.get("finetune_args", "")  # before the system's own words stand before it
         if not name:
             return arguments
         system = load_systems().find(name)
@@ -175,6 +177,27 @@ class Driver:
                         f"--{name} {shlex.quote(self.values[name])}: expected a configuration file, but "
                         f"{file} does not exist, here or in {self.template_dir}; {stage} needs it"
                     )
+
+    def _check_system(self, selected: list[Stage]) -> None:
+        """Numbers of a named system, as of epochs, were chosen for one configuration: refuse another."""
+        name = self.values.get("system")
+        if not name or "finetune" not in {stage.name for stage in selected}:
+            return
+        system = load_systems().find(name)
+        if not system.assumes:
+            return
+        file = self.config_file(self.values["finetune_config"])
+        differs = system.other_than_assumed(read_yaml(Path(file)))
+        own, mine = (
+            {word.partition("=")[0] for word in shlex.split(words) if word.startswith("--")}
+            for words in (system.options.get("finetune_args", ""), self.typed)
+        )
+        if differs and not own <= mine:
+            raise UserError(
+                f"--system {name} was written for another training: {file} has {', '.join(differs)}. Its own "
+                f"numbers are {system.options['finetune_args']}; say them for this training with "
+                "--finetune_args"
+            )
 
     def _check_back_end(self) -> None:
         """Let cmd.sh refuse a back end before anything is run or written."""

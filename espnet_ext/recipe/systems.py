@@ -8,13 +8,15 @@ from a name to::
     matched: of a control, what is equal to within 1 % in the runs it is compared with (`MATCHES`)
     of: of a control, the systems it is compared with (all of the file's, unless given)
     needs: systems that must be trained before, with the same seed
+    assumes: values of the training's YAML that the numbers in finetune_args were chosen for; with another
+        YAML the run is refused, unless --finetune_args says them anew
     decoding: of a control, its own way to decode, where that is what differs
 
 The experiment of system ``gan_no_critic`` with seed 2 is ``exp/gan_no_critic_seed2``: a name begins with the
 method that trains it (``none`` for plain training), and the same control of two methods is one experiment.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +48,7 @@ class System:
         options: further options of run.sh.
         needs: names of systems that come first.
         decoding: the way to decode that it is about; empty: any.
+        assumes: values of the training's YAML that its options were written for.
     """
 
     name: str
@@ -54,6 +57,11 @@ class System:
     options: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     decoding: str = ""
+    assumes: Mapping[str, object] = field(default_factory=dict)
+
+    def other_than_assumed(self, config: Mapping) -> list[str]:
+        """What a training's YAML says differently, in words."""
+        return list(_differences(self.assumes, config, ""))
 
     @property
     def tag(self) -> str:
@@ -125,6 +133,14 @@ def load_systems(files: Iterable[Path] | None = None) -> Systems:
     return Systems(table, tuple(pairs))
 
 
+def _differences(assumed: Mapping, found: Mapping, where: str) -> Iterator[str]:
+    for name, value in assumed.items():
+        if isinstance(value, Mapping):
+            yield from _differences(value, found.get(name) or {}, f"{where}{name} ")
+        elif found.get(name) != value:
+            yield f"{where}{name} {found.get(name)} instead of {value}"
+
+
 def _words(value, known: Iterable[str], where: str) -> tuple[str, ...]:
     words = tuple(value or ())
     if wrong := set(words) - set(known):
@@ -133,7 +149,7 @@ def _words(value, known: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def _add(table: dict[str, System], name: str, body: Mapping, file: Path, control: bool) -> str:
-    fields = {"what", "options", "needs"} | ({"matched", "of", "decoding"} if control else set())
+    fields = {"what", "options", "needs", "assumes"} | ({"matched", "of", "decoding"} if control else set())
     if not isinstance(body, Mapping) or not body.get("what") or set(body) - fields:
         raise UserError(
             f"{file}: {name}: expected `what` and no other fields than {', '.join(sorted(fields))}"
@@ -149,7 +165,13 @@ def _add(table: dict[str, System], name: str, body: Mapping, file: Path, control
                 f"{file}: {name}: options may not hold {option}: it is what runs of a system differ in"
             )
     system = System(
-        name, method, body["what"], options, tuple(body.get("needs") or ()), body.get("decoding", "")
+        name,
+        method,
+        body["what"],
+        options,
+        tuple(body.get("needs") or ()),
+        body.get("decoding", ""),
+        body.get("assumes") or {},
     )
     known = table.get(name)
     if known and known.method != "none" and known != system:

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 
 from espnet_ext.bilevel.options import BilevelOptions
 from espnet_ext.bilevel.phases import FINAL, JOINT
@@ -72,6 +73,17 @@ def test_matched_counts(read, pair):
     assert pair.matched
     for what in pair.matched:
         assert control[what] == pytest.approx(method[what], rel=0.01), what
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.control)
+def test_their_numbers_are_for_the_configuration_of_synth(repo_root, pair):
+    """A control that does not say for which numbers of epochs it was written would be another elsewhere."""
+    config = yaml.safe_load((repo_root / "egs2/synth/asr1/conf/finetune_bilevel.yaml").read_text())
+    control = SYSTEMS.find(pair.control)
+    assert control.other_than_assumed(config) == []
+    words = control.options.get("finetune_args", "")
+    if "epoch" in words or "frames" in words:
+        assert control.other_than_assumed({**config, "max_epoch": 99, "unlabelled_frames_per_step": 9})
 
 
 def test_there_are_the_papers_rivals():

@@ -21,3 +21,26 @@ def test_it_needs_unlabelled_speech(recipe, real_template):
     recipe.template = real_template
     words = ["--method", "bilevel", "--stage", "stats", "--dry_run"]
     assert "needs speech without transcripts: --unlabelled_set NAME" in recipe(*words, code=1)
+
+
+def test_numbers_of_a_control_belong_to_a_configuration(recipe, real_template):
+    """`final_epochs 13` of 13 is supervised training alone; of 25 it would be no such thing."""
+    recipe.template = real_template
+    words = [
+        "--system",
+        "bilevel_supervised_only",
+        "--stage",
+        "targets",
+        "--stop_stage",
+        "finetune",
+        "--dry_run",
+    ]
+    words += ["--unlabelled_set", "more"]
+    message = recipe(*words, code=1)
+    assert "bilevel_supervised_only was written for another training" in message
+    assert "finetune_bilevel.yaml has max_epoch 25 instead of 13, bilevel_conf final_epochs 5" in message
+    anew = "--bilevel_conf final_epochs=25 --optim3_conf lr=0.0002 --scheduler3_conf warmup_steps=500"
+    assert anew in recipe(*words, "--finetune_args", anew)
+    assert "another training" in recipe(*words, "--finetune_args", "--nbest 3", code=1)
+    # Where nothing is trained, nothing is refused.
+    recipe(*words[:2], "--stage", "report", "--dry_run")
