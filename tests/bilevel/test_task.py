@@ -44,7 +44,9 @@ def test_what_a_finished_training_leaves(untouched):
     # Both losses, γ and the development set's accuracy: the curves of a report.
     assert [row["train_gamma"] != "" for row in rows] == [False, True, True, False]
     assert [row["valid_loss_unsupervised"] != "" for row in rows] == [True, True, True, False]
-    assert all(row["valid_acc"] and row["valid_loss"] for row in rows)
+    assert all(row["valid_acc"] and row["valid_loss_supervised"] == row["valid_loss"] for row in rows)
+    assert [row["train_loss_supervised"] != "" for row in rows] == [False, True, True, True]
+    assert all(row["train_loss_supervised"] == row["train_loss"] for row in rows)
     for row in rows:
         assert float(row["valid_error"]) == pytest.approx(1 - float(row["valid_acc"]))
     assert float(rows[2]["train_gamma"]) > float(rows[1]["train_gamma"])
@@ -89,6 +91,35 @@ def test_resume_equals_no_interruption(untouched, command, tmp_path, monkeypatch
     monkeypatch.setattr(Trainer, "_step", step)
     if dies_at == 14:
         assert calls[-2:] == ["explore", "explore"]  # in the middle of one
+    assert BilevelTask.main(cmd=cmd) == 0
+    mine, theirs = end_of(tmp_path), end_of(untouched)
+    for part in mine:
+        assert equal(mine[part], theirs[part]), part
+
+
+#: Sends itself a signal while it computes the fourth exploration step, the second one of its round.
+KILLED = """
+import os, signal, sys
+from espnet_ext.bilevel.method import BilevelMethod
+from espnet_ext.bilevel.task import BilevelTask
+lower = BilevelMethod.lower_part
+def dying(self, micro):
+    if self.counts["explore"] == 3:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return lower(self, micro)
+BilevelMethod.lower_part = dying
+sys.exit(BilevelTask.main(cmd=sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status", "done"), [("SIGKILL", -9, 3), ("SIGUSR1", 75, 4)])
+def test_a_signal_in_the_midst_of_an_exploration(untouched, command, tmp_path, equal, name, status, done):
+    """kill -9 loses the step under way, SIGUSR1 ends it and saves; both go on there, to the bit."""
+    cmd = command("bilevel", tmp_path, "--checkpoint_steps", "1", "--resume", "true")
+    assert subprocess.run([sys.executable, "-c", KILLED, name, *cmd]).returncode == status
+    counts = torch.load(tmp_path / NAME, weights_only=True)["method"]["counts"]
+    assert (counts["explore"], counts["joint"]) == (done, 1)
     assert BilevelTask.main(cmd=cmd) == 0
     mine, theirs = end_of(tmp_path), end_of(untouched)
     for part in mine:
@@ -222,6 +253,17 @@ def test_bad_input_ends_before_training(command, tmp_path, options, message):
     assert not (tmp_path / "exp" / "config.yaml").exists()
 
 
+def test_a_dry_run_checks_everything_and_trains_nothing(command, tmp_path, capsys):
+    """What the recipe does before stage 6 takes hours; the errors above are its errors as well."""
+    assert BilevelTask.main(cmd=command("bilevel", tmp_path / "exp", "--dry_run", "true")) == 0
+    assert "options, data and model fit" in capsys.readouterr().out
+    assert not (tmp_path / "exp").exists()
+    with pytest.raises(UserError, match="gamma_maximum: -1"):
+        BilevelTask.main(
+            cmd=command("bilevel", tmp_path, "--dry_run", "true", "--bilevel_conf", "gamma_maximum=-1")
+        )
+
+
 def test_ctc_alone(corpus, command, tmp_path):
     """`ctc_weight: 1.0`: no decoder, so that the validation loss is what there is to choose epochs by."""
     config = yaml.safe_load((corpus / "bilevel.yaml").read_text())
@@ -258,6 +300,26 @@ def test_another_sample_rate_is_refused(command, corpus, tmp_path):
         UserError, match=r"wav.scp:4: utterance 'unlabelled03' has 8000 Hz, the model expects 16000"
     ):
         BilevelTask.main(cmd=cmd)
+
+
+@pytest.mark.parametrize("what", ["wav.scp", "speech_shape"])
+def test_an_empty_unlabelled_set_is_refused(command, corpus, tmp_path, what):
+    for folder, file in (("dump", "wav.scp"), ("stats", "speech_shape")):
+        (tmp_path / folder).mkdir()
+        text = "" if file == what else (corpus / folder / "unlabelled" / file).read_text()
+        (tmp_path / folder / file).write_text(text)
+    places = ["--unlabelled_data_dir", tmp_path / "dump", "--unlabelled_stats_dir", tmp_path / "stats"]
+    with pytest.raises(UserError, match="dump: the unlabelled set is empty; expected lines .* check the set"):
+        BilevelTask.main(cmd=command("bilevel", tmp_path / "exp", *places))
+
+
+def test_audio_that_is_none_is_refused(command, corpus, tmp_path):
+    (tmp_path / "noise.wav").write_bytes(b"RIFFxxxxWAVEjunk" * 50)
+    lines = (corpus / "dump/unlabelled/wav.scp").read_text().splitlines()
+    lines[4] = f"unlabelled04 {tmp_path / 'noise.wav'}"
+    (tmp_path / "wav.scp").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"wav.scp:5: .*noise.wav: cannot be read: .* from features on"):
+        BilevelTask.main(cmd=command("bilevel", tmp_path / "exp", "--unlabelled_data_dir", tmp_path))
 
 
 def test_negatives_of_the_batch_need_whole_steps(command, tmp_path):
