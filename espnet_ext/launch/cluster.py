@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from espnet_ext.errors import UserError
+from espnet_ext.launch.refusals import hint
 
 #: Seconds that submitting goes on trying while the controller does not answer.
 PATIENCE = 900.0
@@ -32,6 +33,10 @@ FINAL = {
 
 class Full(Exception):
     """The site accepts no more jobs of this user for now."""
+
+
+class Stopped(Exception):
+    """The caller was told to end while Slurm did not answer."""
 
 
 @dataclass(frozen=True)
@@ -104,36 +109,47 @@ class Cluster:
             self._array = max(1, int(found[1])) if found else 1000
         return self._array
 
-    def submit(self, arguments: Sequence[str], name: str) -> str:
+    def submit(self, arguments: Sequence[str], name: str, stopped: Callable[[], bool] = lambda: False) -> str:
         """Submit a job and return its id; waits for a controller that is away.
 
         Args:
             arguments: of sbatch, after the name and ``--parsable``.
             name: the job's name, which no other job has: so a job whose submission was not acknowledged is
                 found again, and not submitted twice.
+            stopped: whether to give up waiting.
 
         Raises:
             Full: the site's limit of submitted jobs is reached.
+            Stopped: it gave up waiting.
             UserError: Slurm refuses the job, or does not answer for `PATIENCE` seconds.
         """
         end, pause, told = time.monotonic() + PATIENCE, 1.0, False
         while True:
             command = ["sbatch", "--parsable", f"--job-name={name}", *arguments]
             try:
-                found = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+                # In a group of its own: Ctrl-C must not end it between its question and its answer.
+                found = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    check=False,
+                    process_group=0,
+                )
             except FileNotFoundError:
                 raise UserError(
                     "sbatch is not on PATH: is this a machine of the cluster? "
                     "(`module load slurm` on some sites)"
                 ) from None
-            job = found.stdout.strip().split(";")[0]
+            job = (found.stdout.strip().splitlines() or [""])[-1].split(";")[0]  # after a site's banner
             if found.returncode == 0 and job.isdigit():
                 return job
             why = found.stderr.strip() or found.stdout.strip() or f"status {found.returncode}"
             if re.search(_FULL, why, re.I):
                 raise Full(why)
             if not re.search(_AWAY, why, re.I):
-                raise UserError(f"Slurm refuses the job: {why.splitlines()[-1]}{_hint(why)}")
+                raise UserError(f"Slurm refuses the job: {why.splitlines()[-1]}{hint(why)}")
             if time.monotonic() > end:
                 raise UserError(f"Slurm has not answered for {PATIENCE / 60:.0f} minutes: {why}")
             if not told:
@@ -143,7 +159,11 @@ class Cluster:
                     file=sys.stderr,
                     flush=True,
                 )
-            time.sleep(pause)
+            until = time.monotonic() + pause
+            while time.monotonic() < until:
+                if stopped():
+                    raise Stopped
+                time.sleep(0.2)
             pause = min(30.0, 2 * pause)
             # It may have been taken without an acknowledgement, and be done by now.
             known = _ask(["squeue", "--noheader", "--me", "--states=all", f"--name={name}", "--format=%F"])
@@ -162,6 +182,8 @@ class Cluster:
             return None
         rows = []
         for line in text.splitlines():
+            if line.count("|") < 6:  # a site's banner
+                continue
             job, tasks, state, reason, node, elapsed, name = line.split("|", 6)
             if state not in FINAL:
                 rows.append(Queued(job, _tasks(tasks), state, reason, node, elapsed, name))
@@ -190,6 +212,10 @@ class Cluster:
         """End jobs; False if Slurm did not take it."""
         jobs = list(jobs)
         return not jobs or _ask(["scancel", *jobs]) is not None
+
+    def cancel_named(self, name: str) -> None:
+        """End a job whose submission was interrupted: it may have been taken, and nobody knows its number."""
+        _ask(["scancel", f"--name={name}"])
 
 
 def _ask(command: Sequence[str]) -> str | None:
@@ -229,20 +255,3 @@ def _tasks(text: str) -> frozenset[int] | None:
         if first.isdigit():
             found.update(range(int(first), int(last or first) + 1, int(step or 1)))
     return frozenset(found)
-
-
-def _hint(why: str) -> str:
-    hints = {
-        "invalid partition": "see `sinfo` and `partition` in conf/slurm.yaml",
-        "invalid account": "see `sacctmgr show associations user=$USER` and `account` in conf/slurm.yaml",
-        "invalid qos": "see `qos` in conf/slurm.yaml",
-        "node configuration": "no node has this many processors, GPUs or this much memory: see "
-        "`sinfo -o '%P %c %m %G'`, "
-        "and --nj, --ngpu, or cpus and mem in conf/slurm.yaml",
-        "time limit": "the partition's longest time is in `sinfo -o '%P %l'`; see `time` in conf/slurm.yaml",
-        "generic resource": "this cluster wants GPUs asked for in another way: see `gpu` in conf/slurm.yaml",
-        "invalid feature": "see `constraint` in conf/slurm.yaml and `sinfo -o '%P %f'`",
-        "memory": "see `mem` in conf/slurm.yaml",
-    }
-    found = [hint for text, hint in hints.items() if text in why.lower()]
-    return f"; {found[0]}" if found else ""

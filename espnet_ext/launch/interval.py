@@ -48,6 +48,12 @@ def interval_warning(command: Sequence[str], arguments: Sequence[str], signal_se
     limit = minutes_of(limit_of(arguments))
     if limit is None or "--output_dir" not in command:  # of a training
         return ""
+    if signal_seconds >= 60 * limit:
+        return (
+            f"warning: signal_seconds is {signal_seconds}, and a run lasts {limit:g} minutes at most: "
+            "each run is told to end as soon as it starts. Ask for more time, or less of signal_seconds "
+            "(train: in conf/slurm.yaml)"
+        )
     options = _options(command)
     if int(options.get("checkpoint_steps") or 0):
         return ""

@@ -64,6 +64,10 @@ if [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
     if [ -s "${log}" ]; then mv -- "${log}" "${log}.prev"; fi
     : >"${log}"
 fi
+if ! : >>"${log}"; then # it says why into Slurm's own output
+    printf 'error: %s cannot be written on %s\n' "${log}" "${HOSTNAME}" >&2
+    finish 1
+fi
 line=
 for word in "${words[@]}"; do
     if [[ ${word} =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then line+=" ${word}"; else line+=" ${word@Q}"; fi

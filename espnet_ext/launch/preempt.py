@@ -1,9 +1,9 @@
 """Fake preemption: the local back end interrupts its jobs and runs them again, as a cluster would.
 
 ``ESPNET_EXT_PREEMPT="20 USR1 KILL"`` interrupts every job after each 20 seconds, in turn by the signal that
-comes ahead of a time limit and by one that leaves no time to save; ``"save KILL"`` interrupts a training
-after each new checkpoint, however fast the machine is. So it can be seen on one machine, without Slurm, that
-a recipe survives what will happen to it.
+comes ahead of a time limit and by one that leaves no time to save; ``"save USR1 KILL"`` interrupts a training
+after a new checkpoint, however fast the machine is, once by each signal. So it can be seen on one machine,
+without Slurm, that a recipe survives what will happen to it.
 """
 
 import math
@@ -55,7 +55,10 @@ class Preemption:
 
     def due(self, seconds: float, runs: "Runs") -> bool:
         """Whether a run that has lasted so long is to be interrupted."""
-        return runs.moved() if self.seconds == math.inf else seconds > self.seconds
+        if self.seconds == math.inf:
+            # A run that resumes at its end saves once more: without a limit it would never come to it.
+            return runs.count < len(self.signals) and runs.moved()
+        return seconds > self.seconds
 
     def signal_of(self, run: int) -> int:
         """How a job's run (the first is 0) is interrupted."""

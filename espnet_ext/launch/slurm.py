@@ -13,7 +13,7 @@ from pathlib import Path
 
 from espnet_ext.errors import RUN_AGAIN
 from espnet_ext.launch import joblog
-from espnet_ext.launch.cluster import FINAL, Cluster, Ended, Full
+from espnet_ext.launch.cluster import FINAL, Cluster, Ended, Full, Stopped
 from espnet_ext.launch.ends import meaning, status_of
 from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
 from espnet_ext.launch.request import Request
@@ -105,7 +105,11 @@ class SlurmRun:
                 [*words, *common_arguments(self.folder), str(JOB_SH), str(self.folder.path), str(first)]
                 + (["array"] if array else []),
                 name,
+                lambda: bool(self.stop_signals),
             )
+        except Stopped:
+            self.cluster.cancel_named(name)
+            return
         except Full as full:
             if count > 1:
                 self.size = max(1, count // 2)
@@ -198,8 +202,7 @@ class SlurmRun:
         while time.monotonic() < end and len(self.stop_signals) < 2:
             if not told:
                 told = self.cluster.cancel(jobs)
-            rows = self.cluster.queue(self._names())
-            if told and rows == []:
+            if self.cluster.queue(self._names()) == []:
                 break
             time.sleep(0.5)
         else:
@@ -248,8 +251,8 @@ class SlurmRun:
 def common_arguments(folder: JobFolder) -> list[str]:
     """Arguments of `sbatch` that all our jobs have."""
     said = str((folder.path / "slurm.out").resolve())
-    # Slurm replaces %x and the like in the name of a file.
-    said = said.replace("%", "%%")
+    # Slurm replaces %x and the like in a file's name; if it has backslashes, it takes them away instead.
+    said = said.replace("\\", "\\\\") if "\\" in said else said.replace("%", "%%")
     return [
         "--export=ALL",
         f"--chdir={os.getcwd()}",

@@ -131,6 +131,9 @@ class Submitter:
             job = self.cluster.submit(words, folder.name)
         except Full as full:
             raise UserError(f"the site takes no more jobs of yours for now: {full}") from None
+        except KeyboardInterrupt:
+            self.cluster.cancel_named(folder.name)
+            raise
         return {"job": job, "folder": str(folder.path), "log": log, "count": len(works), "time": time.time()}
 
     def look(self, records: Sequence[Mapping]) -> list[list[Look]]:

@@ -5,6 +5,7 @@ from espnet_ext.recipe.lock import SHARED
 from espnet_ext.recipe.matrix import FINISH, LAST_SHARED, Matrix, Step
 from espnet_ext.recipe.preflight import submit_preflight
 from espnet_ext.recipe.state import DONE
+from espnet_ext.recipe.submit import refuse_if_in_use
 
 
 class MatrixSubmission:
@@ -32,6 +33,8 @@ class MatrixSubmission:
             raise UserError(
                 f"{matrix.file}: gpu_cap {matrix.plan.gpu_cap} is less than --ngpu {ngpu} of one row"
             )
+        if not alive:
+            refuse_if_in_use(self.driver.values)
         matrix.tell_changed()
         for driver in matrix.drivers.values():  # what needs the internet runs here, at once
             login = [stage for stage in driver.stages() if stage.login]
@@ -41,29 +44,28 @@ class MatrixSubmission:
         if not groups:
             print("nothing to submit: all rows are done")
             return 0
-        records: list[dict] = []
         must: list[str] = []  # the last job without which nothing makes sense
         # Arrays: if one of their jobs fails, the others' experiments still go on. At first what else this
         # folder has in the queue, which may write the same files.
         ended = [record["job"] for record in alive]
-        try:
-            if self.driver.values["preflight"] == "true":
-                record = submit_preflight(self.driver, self.submitter, matrix.records.folder, [])
-                records.append({**record, "unit": f"preflight of {matrix.file}", "steps": ["preflight"]})
-                print(f"preflight: job {record['job']}, log {record['log']}", flush=True)
+        if self.driver.values["preflight"] == "true":
+            record = submit_preflight(self.driver, self.submitter, matrix.records.folder, [])
+            self._keep({**record, "unit": f"preflight of {matrix.file}", "steps": ["preflight"]})
+            print(f"preflight: job {record['job']}, log {record['log']}", flush=True)
+            must = [record["job"]]
+        for steps in groups:
+            record = self._keep(self._submit_steps(steps, must, ended))
+            print(f"{_names(steps)}: job {record['job']}, log {record['log']}", flush=True)
+            if len(steps) == 1 and steps[0].row is None:
                 must = [record["job"]]
-            for steps in groups:
-                record = self._submit_steps(steps, must, ended)
-                records.append(record)
-                print(f"{_names(steps)}: job {record['job']}, log {record['log']}", flush=True)
-                if len(steps) == 1 and steps[0].row is None:
-                    must = [record["job"]]
-                else:
-                    ended = [record["job"]]
-        finally:
-            if records:
-                matrix.records.add(records)
+            else:
+                ended = [record["job"]]
         return 0
+
+    def _keep(self, record: dict) -> dict:
+        """Each job is on record at once: the login shell may die before the last one is submitted."""
+        self.matrix.records.add([record])
+        return record
 
     def _alive(self) -> list[dict]:
         records = self.matrix.records.read()

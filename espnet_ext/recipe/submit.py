@@ -31,6 +31,16 @@ def checkpoints(values) -> tuple[str, ...]:
     return tuple(f"{folder}/checkpoint.pth" for folder in folders if folder)
 
 
+def refuse_if_in_use(values) -> None:
+    """Jobs would wait in vain for a driver that works in these folders now.
+
+    Raises:
+        UserError: one does.
+    """
+    with locked([Path(values[name]) for name in ("datadir", "dumpdir", "expdir")], wait=2.0):
+        pass
+
+
 class Records:
     """What has been submitted from a recipe's folder."""
 
@@ -88,6 +98,8 @@ class Submission:
         """
         with self.records.locked():
             queued = self._queued()
+            if not queued:
+                refuse_if_in_use(self.driver.values)
             # What needs the internet runs here, at once.
             if code := self.driver.run_here([stage for stage in selected if stage.login]):
                 return code
@@ -97,22 +109,18 @@ class Submission:
             jobs: list[str] = []
             # What else this folder has in the queue comes first: two submissions may write the same files.
             others = [r["job"] for unit, r in queued.items() if unit not in {each.unit for each in wanted}]
-            try:
-                for each in wanted:
-                    if found := queued.get(each.unit):
-                        print(f"{each.parts[0]}: job {found['job']} is in the queue already", flush=True)
-                        jobs = [found["job"]]
-                        continue
-                    if not new and self._tries(wanted):
-                        new.append(self._submit_preflight(jobs))
-                        jobs = [*jobs, new[0]["job"]]
-                    record = self._submit_stage(each, jobs, others)
-                    new.append(record)
-                    print(f"{each.parts[0]}: job {record['job']}, log {record['log']}", flush=True)
-                    jobs, others = [record["job"]], []
-            finally:
-                if new:
-                    self.records.add(new)
+            for each in wanted:
+                if found := queued.get(each.unit):
+                    print(f"{each.parts[0]}: job {found['job']} is in the queue already", flush=True)
+                    jobs = [found["job"]]
+                    continue
+                if not new and self._tries(wanted):
+                    new.append(self._submit_preflight(jobs))
+                    jobs = [*jobs, new[0]["job"]]
+                record = self._submit_stage(each, jobs, others)
+                new.append(record)
+                print(f"{each.parts[0]}: job {record['job']}, log {record['log']}", flush=True)
+                jobs, others = [record["job"]], []
         if not new:
             print("nothing to submit: all is done or in the queue (--status)")
         else:
@@ -180,12 +188,17 @@ class Submission:
             after_any=others,
         )
         facts = {"unit": unit.unit, "options": unit.options, "number": number, "stage": unit.parts[0].name}
-        return {**record, **facts}
+        return self._keep({**record, **facts})
 
     def _submit_preflight(self, jobs: list[str]) -> dict:
         record = submit_preflight(self.driver, self.submitter, self.records.folder, jobs)
         print(f"preflight: job {record['job']}, log {record['log']}", flush=True)
-        return {**record, "unit": "preflight", "options": {}, "number": 0, "stage": "preflight"}
+        return self._keep({**record, "unit": "preflight", "options": {}, "number": 0, "stage": "preflight"})
+
+    def _keep(self, record: dict) -> dict:
+        """Each job is on record at once: the login shell may die before the last one is submitted."""
+        self.records.add([record])
+        return record
 
     def status(self) -> tuple[dict[int, list[str]], list[str]]:
         """By stage number: job, state, node, elapsed, log; and what to tell of those that failed."""

@@ -31,3 +31,8 @@ def test_interval(tmp_path, monkeypatch, limit, options, config, told):
 def test_what_is_no_training_and_no_limit():
     assert not interval_warning(("sleep", "5"), ("--time=1",), 120)
     assert minutes_of("UNLIMITED") is None and minutes_of("1:2:3:4") is None
+
+
+def test_a_signal_ahead_of_the_whole_run():
+    warning = interval_warning(TRAIN, ("--time=2",), 120)
+    assert "each run is told to end as soon as it starts" in warning

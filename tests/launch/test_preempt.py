@@ -92,7 +92,7 @@ def test_cancel(recipe, started):  # noqa: F811
     (recipe.folder / "local/one.sh").write_text(f"#!/usr/bin/env bash\n{script}\n")
     stage = recipe.template / "stages/01_one.sh"
     stage.write_text(stage.read_text().replace('"$@"', '"$@" --output_dir c'))
-    process = started(ESPNET_EXT_PREEMPT="save USR1", start_new_session=True)
+    process = started(ESPNET_EXT_PREEMPT="save" + 99 * " USR1", start_new_session=True)
     checkpoint, end = recipe.folder / "c/checkpoint.pth", time.monotonic() + 60
     while not checkpoint.exists() or len(checkpoint.read_text().split()) < 3:
         assert time.monotonic() < end and process.poll() is None

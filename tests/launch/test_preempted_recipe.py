@@ -21,9 +21,10 @@ gpu_hours: 2
 
 @pytest.mark.slow
 def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options, monkeypatch):  # noqa: F811
-    """From awkward names and paths to a chosen point; trainings are ended after each checkpoint.
+    """From awkward names and paths to a chosen point; each training is interrupted twice.
 
-    In turn they are told to save, and killed. The starting model ends as one that was left alone.
+    After a checkpoint it is told to save, after another it is killed. The starting model ends as one that was
+    left alone.
     """
     monkeypatch.setenv("ESPNET_EXT_PREEMPT", "save USR1 KILL")
     own = [*tiny_options, "--local_data_opts", shlex.quote(str(recording)), "--max_drop_fraction", "0.5"]
@@ -44,7 +45,7 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options, monkeypa
         assert list(row["test"]) == (["final.1"] if name == f"{chosen}_seed1" else [])
     assert not list(recipe.rglob("evil*"))
     log = (recipe / "exp/pretrain_seed1/train.log").read_text()
-    assert log.count("# Started at") >= 2 and "# Ended (code 0)" in log
+    assert log.count("# Started at") in (2, 3) and log.count("# Ended (code 0)") == 1
     # What exists is not run again.
     again = run(*matrix)
     assert "==" not in again and "was chosen" not in again

@@ -11,7 +11,7 @@ from espnet_ext.launch import cluster as real
 from espnet_ext.launch import slurm
 from espnet_ext.launch.cluster import Ended, Full
 from espnet_ext.launch.ends import meaning
-from espnet_ext.launch.jobfolder import JobFolder
+from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
 from espnet_ext.launch.request import parse_request
 from espnet_ext.launch.settings import Plan
 
@@ -26,7 +26,7 @@ class Cluster:
     def array_size(self):
         return self.size
 
-    def submit(self, arguments, name):
+    def submit(self, arguments, name, stopped):
         array = next((word for word in arguments if word.startswith("--array=")), "--array=0-0")
         count = int(array.partition("-0-")[2] or array.split("=0-")[1]) + 1
         if count > self.most:
@@ -94,6 +94,19 @@ def test_arrays_are_split(run):
     assert code == 0 and sum(cluster.submitted) == 20 and max(cluster.submitted) <= 6
 
 
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Function: (name=script...) puts shell scripts in the place of programs."""
+
+    def programs(**scripts):
+        for name, script in scripts.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+
+    return programs
+
+
 def test_a_controller_that_is_away_while_submitting(tmp_path, monkeypatch, capfd):
     """It tries again; a job that was taken without an acknowledgement is not submitted twice."""
     calls = tmp_path / "calls"
@@ -109,6 +122,37 @@ def test_a_controller_that_is_away_while_submitting(tmp_path, monkeypatch, capfd
     assert real.Cluster().submit(["job.sh"], "x.1") == "77"
     assert calls.read_text() == "x\nx\n"
     assert capfd.readouterr().err.count("Slurm does not answer") == 1
+
+
+def test_ctrl_c_while_the_controller_is_away(programs):
+    """Nobody has to wait until Slurm answers, or gives up."""
+    programs(sbatch='echo "sbatch: error: Socket timed out" >&2; exit 1', squeue="exit 1")
+    begin = time.monotonic()
+    with pytest.raises(real.Stopped):
+        real.Cluster().submit(["job.sh"], "x.1", lambda: time.monotonic() > begin + 0.5)
+    assert time.monotonic() < begin + 10
+
+
+def test_a_sites_banner(programs):
+    """Words that a site's wrapper prints among Slurm's own."""
+    row = "77|0-4%2|PENDING|Resources||0:00|x.1"
+    programs(
+        sbatch="echo Welcome to the cluster; echo '77;local'",
+        squeue=f"echo Maintenance on Monday; echo '{row}'",
+    )
+    assert real.Cluster().submit(["job.sh"], "x.1") == "77"
+    (found,) = real.Cluster().queue(["x.1"])
+    assert (found.job, found.tasks, found.state) == ("77", frozenset(range(5)), "PENDING")
+
+
+def test_a_log_that_the_node_cannot_write(tmp_path):
+    """The status says so, and Slurm's own output why."""
+    (tmp_path / "file").touch()
+    request = parse_request([str(tmp_path / "file/x.log"), "true"])
+    folder = JobFolder.create(request, "cpu", threads=1, root=tmp_path / "q")
+    done = subprocess.run(["bash", JOB_SH, folder.path, "1"], capture_output=True, text=True)
+    assert done.returncode == 1 and "file/x.log cannot be written on" in done.stderr
+    assert folder.done(1).status == 1
 
 
 def test_no_slurm_here(tmp_path):

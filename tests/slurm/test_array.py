@@ -53,8 +53,9 @@ def test_arguments_are_not_read_by_a_shell(run, tmp_path):
 SHOW = "import sys; print(sys.argv[1:])"
 
 
-def test_a_folder_with_a_nasty_name(tmp_path, environment):
-    folder = tmp_path / "it's; $(touch evil) `x` %j"
+@pytest.mark.parametrize("more", ["", "a\\b"])  # Slurm reads % and backslashes in its own way
+def test_a_folder_with_a_nasty_name(tmp_path, environment, more):
+    folder = tmp_path / f"it's; $(touch evil) `x` %j{more}"
     folder.mkdir()
     command = ["python", "-m", "espnet_ext.bin.run_slurm", "JOB=1:2", "JOB.log", "sh", "-c", "pwd"]
     subprocess.run(command, cwd=folder, env=environment, check=True)

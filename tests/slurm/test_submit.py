@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -94,11 +95,40 @@ def test_cancel(toy):
 
 
 def test_the_login_shell_may_die(toy):
-    """The process that submitted is gone, and all it had started; the stages run."""
+    """The process that submitted is gone, and all it had started; the stages run, and --status knows them."""
     toy.hook("sleep 1")
     process = toy.start("--submit")
     assert process.wait(60) == 0
-    wait_for(lambda: (toy.folder / "exp/3.txt").exists())
+    wait_for(lambda: (toy.folder / "exp/3.txt").exists() and not queue("0"))
+    assert toy("--status").count(" done ") == 2 * 3  # of each stage, and of its job
+
+
+def test_the_login_shell_may_die_while_it_submits(toy):
+    """What was submitted until then is on record: shared by the next submission, ended by --cancel."""
+    toy.hook("sleep 300")
+    folder = toy.folder / "bin"
+    folder.mkdir()
+    script = (
+        f'if [ -e first ]; then kill -9 $PPID; exit 1; fi\ntouch first\nexec {shutil.which("sbatch")} "$@"\n'
+    )
+    (folder / "sbatch").write_text(f"#!/bin/sh\n{script}")
+    (folder / "sbatch").chmod(0o755)
+    toy("--submit", code=-signal.SIGKILL, PATH=f"{folder}:{toy.environment['PATH']}")
+    wait_for(lambda: (toy.folder / "data/one.txt").exists() and not queue("01_one"))
+    assert "done" in job_of(toy, "one")[3:]
+    printed = toy("--submit")
+    assert "stage 1" not in printed and "stage 2 two: job" in printed
+
+
+def test_a_driver_that_works_here_refuses_a_submission(toy):
+    """The jobs would wait for its locks in vain."""
+    toy.hook("touch here; sleep 300")
+    process = toy.start(start_new_session=True)
+    wait_for(lambda: (toy.folder / "here").exists())
+    assert "is in use by process" in toy("--submit", code=1)
+    assert not list((toy.folder / "exp/.slurm").glob("*.json"))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
 
 
 def test_a_requeued_stage_goes_on(toy):
@@ -117,7 +147,8 @@ def test_what_needs_the_internet_runs_where_it_was_typed(toy):
     part = toy.template / "stages/02_two.cache.sh"
     script = '. "${template_dir}/utils/stage.sh"\nrun local/two.sh source.txt fetched\n'
     part.write_text(f"#!/usr/bin/env bash\n# does: fetch\n# when: {{nj: ['1']}}\n# login: true\n{script}")
-    assert "stage 2 two.cache failed" in toy("--submit", code=1) and not queue("0")
+    assert "stage 2 two.cache failed" in toy("--submit", code=1)
+    assert not list((toy.folder / "exp/.slurm").glob("*.json"))
     (toy.folder / "source.txt").write_text("x")
     printed = toy("--submit")
     assert (toy.folder / "fetched").exists() and printed.index("two.cache") < printed.index("job ")
