@@ -115,7 +115,7 @@ def read_plan(file: Path, systems: Systems) -> Plan:
     for name in names:
         place(name)
     rows = [
-        _row(systems, name, str(point), arguments, seed)
+        _row(name, str(point), arguments, seed)
         for name in level
         for point, arguments in (sweep.get(name) or {"": ""}).items()
         for seed in dict.fromkeys(seeds)
@@ -138,7 +138,7 @@ def _text(value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _row(systems: Systems, name: str, point: str, arguments, seed: int) -> Row:
+def _row(name: str, point: str, arguments, seed: int) -> Row:
     words = ["--system", name, "--seed", str(seed)]
     if point:
         words += ["--point", point, f"--finetune_args={arguments or ''}", NO_TEST]
