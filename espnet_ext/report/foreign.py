@@ -112,9 +112,10 @@ def _espnet(folder: Path, scoring: Scoring, problems: list[str]) -> Iterable[Res
         parts = path.relative_to(folder).parts
         decoding, dataset = parts[0].removeprefix("decode_"), "/".join(parts[1:])
         try:
-            data_dir, texts = None, _from_trn(path / "score_wer", scoring)
+            data_dir = _data_dir(folder, dataset, scoring)
+            texts = _from_trn(path / "score_wer", data_dir, scoring)
             if texts is None:
-                data_dir, texts = _from_text(path, folder, dataset, scoring)
+                texts = _from_text(path, folder, data_dir, dataset, scoring)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -133,33 +134,60 @@ def _decoded(folder: Path) -> list[Path]:
     return found
 
 
-def _from_trn(scored: Path, scoring: Scoring) -> TextSet | None:
-    """What ESPnet's scoring stage left, None where it did not run."""
+def _places(folder: Path, scoring: Scoring) -> list[Path]:
+    """Where an experiment's sets may be: an ESPnet recipe has exp/ beside dump/raw/ and data/."""
+    recipe = folder.resolve().parents[1] if len(folder.resolve().parents) > 1 else folder
+    return [*scoring.data_dirs, *(recipe / each for each in ("dump/raw", "dump/raw/org", "data"))]
+
+
+def _data_dir(folder: Path, dataset: str, scoring: Scoring) -> Path | None:
+    """The set that was decoded; of ``org/dev`` not ``dev``, from which long utterances are gone."""
+    for name in dict.fromkeys((dataset, dataset.rsplit("/", 1)[-1])):
+        for place in _places(folder, scoring):
+            if (place / name / "text").is_file():
+                return place / name
+    return None
+
+
+def _speakers(data_dir: Path | None) -> dict[str, str]:
+    beside = utt2spk_beside(data_dir / "text") if data_dir else None
+    return read_text(beside) if beside else {}
+
+
+def _from_trn(scored: Path, data_dir: Path | None, scoring: Scoring) -> TextSet | None:
+    """What ESPnet's scoring stage left, None where it did not run.
+
+    Its ids are ``<speaker>-<utterance>``. Where the set is known, utterances get their own ids back: they can
+    then be compared with another experiment's that was not scored, and heard.
+    """
     if not all((scored / name).exists() for name in ("hyp.trn", "ref.trn")):
         return None
     files = str(scored / "ref.trn"), str(scored / "hyp.trn")
     references, hypotheses = (read_trn(file) for file in files)
-    speakers = {name: trn_speaker(name) for name in references}
+    speakers = _speakers(data_dir)
+    own = {f"{speaker}-{name}": name for name, speaker in speakers.items()}
+    if references.keys() <= own.keys() and hypotheses.keys() <= own.keys():
+        references, hypotheses = (
+            {own[name]: text for name, text in side.items()} for side in (references, hypotheses)
+        )
+        speakers = {name: speakers[name] for name in references}
+    else:
+        speakers = {name: trn_speaker(name) for name in references}
     return scoring.texts(references, hypotheses, files, speakers)
 
 
-def _from_text(path: Path, folder: Path, dataset: str, scoring: Scoring) -> tuple[Path, TextSet]:
-    """The set's folder, and its texts."""
-    name = dataset.rsplit("/", 1)[-1]
-    # An ESPnet recipe has exp/ beside dump/raw/ and data/.
-    recipe = folder.resolve().parents[1] if len(folder.resolve().parents) > 1 else folder
-    places = [*scoring.data_dirs, *(recipe / each for each in ("dump/raw", "dump/raw/org", "data"))]
-    for place in places:
-        reference = place / name / "text"
-        if reference.is_file():
-            beside = utt2spk_beside(reference)
-            speakers = read_text(beside) if beside else None
-            files = str(reference), str(path / "text")
-            texts = scoring.texts(read_text(reference), read_text(path / "text"), files, speakers)
-            return place / name, texts
-    raise UserError(
-        f"{path}: not scored, and no references for the set {name}: looked for {name}/text in "
-        f"{', '.join(map(str, places))}; name the folder of the sets with --data_dir"
+def _from_text(path: Path, folder: Path, data_dir: Path | None, dataset: str, scoring: Scoring) -> TextSet:
+    """What ESPnet's decoding stage left."""
+    if data_dir is None:
+        name = dataset.rsplit("/", 1)[-1]
+        places = map(str, _places(folder, scoring))
+        raise UserError(
+            f"{path}: not scored, and no references for the set {name}: looked for {name}/text in "
+            f"{', '.join(places)}; name the folder of the sets with --data_dir"
+        )
+    files = str(data_dir / "text"), str(path / "text")
+    return scoring.texts(
+        read_text(data_dir / "text"), read_text(path / "text"), files, _speakers(data_dir) or None
     )
 
 

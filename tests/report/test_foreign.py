@@ -62,6 +62,36 @@ def test_espnets_decodings_that_were_not_scored(tmp_path, capsys):
     assert again["results"][0]["wer"] == found["results"][0]["wer"]
 
 
+def test_an_unfiltered_set_has_references_of_its_own(tmp_path, capsys):
+    """ESPnet decodes `org/dev`; from `dev`, which it trains with, long utterances are gone."""
+    raw = tmp_path / "recipe" / "dump" / "raw"
+    make_set(raw / "org" / "dev")
+    (raw / "dev").mkdir()
+    for name in ("text", "utt2spk"):
+        lines = (raw / "org" / "dev" / name).read_text().splitlines(keepends=True)
+        write(raw / "dev" / name, "".join(lines[:-3]))
+    decoded = tmp_path / "recipe" / "exp" / "asr_mine" / "decode_ctc" / "org" / "dev"
+    write(decoded / "text", hypotheses(raw / "org" / "dev" / "text", 0.1))
+    status, _, found = run(tmp_path, capsys, tmp_path / "recipe" / "exp" / "asr_mine")
+    assert status == 0 and found["problems"] == []
+    assert found["sets"][0]["name"] == "org/dev" and found["sets"][0]["utterances"] == 48
+
+
+def test_speakers_of_trn_files_are_those_of_the_set(tmp_path, capsys):
+    """In `(<speaker>-<utterance>)` a hyphen may be of either; without the set the id alone is read."""
+    exp, data = tmp_path / "recipe/exp/asr_mine", tmp_path / "recipe/dump/raw/test"
+    make_set(data)
+    names = [line.split()[0] for line in (data / "text").read_text().splitlines()]
+    speakers = {name: name.split("-")[0].replace("spk", "f-") for name in names}
+    write(data / "utt2spk", "".join(f"{name} {speaker}\n" for name, speaker in speakers.items()))
+    lines = "".join(f"a b ({speakers[name]}-{name})\n" for name in names)
+    for side in ("ref", "hyp"):
+        write(exp / f"decode/test/score_wer/{side}.trn", lines)
+    assert run(tmp_path, capsys, exp)[2]["sets"][0]["speakers"] == 12
+    data.rename(tmp_path / "elsewhere")
+    assert run(tmp_path, capsys, exp)[2]["sets"][0]["speakers"] == 1  # "f": as sclite would
+
+
 def test_a_whole_folder_of_experiments(tmp_path, capsys):
     data = tmp_path / "dump" / "raw" / "test"
     make_set(data)
