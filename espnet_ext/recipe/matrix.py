@@ -104,7 +104,9 @@ class Matrix:
                 key = tuple(state.file for state in states if not _own(row, state))
                 if not key or key in steps:
                     continue
-                scope = "" if states[0].scope == "recipe" else f"@{states[0].scope}"
+                # Of all its parts: a part of one method or of one row makes a step of its own.
+                scopes = dict.fromkeys(state.scope for state in states if not _own(row, state))
+                scope = "".join(f"@{each}" for each in scopes if each != "recipe")
                 steps[key] = Step(
                     f"{number:02}_{parts[0].name}{scope}",
                     [*self.base, *row.whole, *_only(number)],
