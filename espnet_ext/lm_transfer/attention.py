@@ -8,18 +8,14 @@ computed from the whole reference. The decoder sees it nowhere: it must predict 
 Legend: B batch, U labels with <eos>, D size of a state, E size of an embedding, N labels that have a target.
 """
 
-from collections.abc import Sequence
-from functools import partial
-
 import torch
 
 from espnet_ext.asr.method import JointMethod
-from espnet_ext.asr.model import ASRModel, ASROutput
+from espnet_ext.asr.model import ASROutput
 from espnet_ext.lm_transfer.distances import distance, explained
-from espnet_ext.lm_transfer.heads import EmbeddingHead
-from espnet_ext.lm_transfer.options import TransferOptions
-from espnet_ext.lm_transfer.targets import TargetBatch, Targets
-from espnet_ext.train.method import Figures, Loss, MicroBatch, Part, Position, Turn, Updater
+from espnet_ext.lm_transfer.method import Transfer
+from espnet_ext.lm_transfer.targets import TargetBatch
+from espnet_ext.train.method import Figures, Loss, MicroBatch
 from espnet_ext.train.precision import full_precision
 
 
@@ -43,41 +39,12 @@ def embedding_figures(
     return figures
 
 
-class AttentionTransfer(JointMethod):
-    """Joint training that also predicts the embeddings; the head is updated and clipped on its own.
+class AttentionTransfer(Transfer, JointMethod):
+    """Joint training of a recogniser with a Transformer decoder that also predicts the embeddings.
 
     With a weight of 0 the recogniser's training is the control's to the bit, and the head gets no gradient
     but zeros.
-
-    Args:
-        model: a recogniser with a Transformer decoder.
-        updater: over its parameters.
-        head: g.
-        head_updater: over the head's parameters.
-        targets: e.
-        options: see there.
-        steps: optimiser steps of the whole training.
-        loss_norm: as `JointMethod`; the embedding's term is divided by the same number.
     """
-
-    def __init__(
-        self,
-        model: ASRModel,
-        updater: Updater,
-        head: EmbeddingHead,
-        head_updater: Updater,
-        targets: Targets,
-        options: TransferOptions,
-        steps: int,
-        loss_norm: str = "utterance",
-    ):
-        super().__init__(model, updater, loss_norm, {"head": head}, {"head": head_updater})
-        self.head, self.targets, self.options, self.steps = head, targets, options, steps
-
-    def turns(self, position: Position) -> Sequence[Turn]:
-        weight = self.options.weight_at(position.step, self.steps)
-        part = Part("labelled", partial(self.transfer_part, weight=weight))
-        return (Turn("model", (part,), ("model", "head")),)
 
     def transfer_part(self, micro: MicroBatch, weight: float) -> Loss:
         """The joint loss and λ times the embedding's, of a micro-batch."""

@@ -70,8 +70,8 @@ def build_head(args: argparse.Namespace, size: int, targets: Targets, kind: str,
     return head.to(device)
 
 
-class LMTransferTask(ASRTask):
-    """ASRTask whose decoder also predicts the LM's embeddings."""
+class _Transfer:
+    """What both tasks do beside the control's, whose class stands behind this one among their bases."""
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
@@ -85,61 +85,54 @@ class LMTransferTask(ASRTask):
         return super().train(args, *rest, **options)
 
     @classmethod
+    def _method(
+        cls,
+        kind: type,
+        size: int,
+        options: TransferOptions,
+        args: argparse.Namespace,
+        model: torch.nn.Module,
+        streams: dict[str, Stream],
+    ) -> Method:
+        """A method of a kind, with a head over states of a size."""
+        targets = build_targets(args, options, streams)
+        head = build_head(args, size, targets, options.head, next(model.parameters()).device)
+        steps = args.max_epoch * streams["labelled"].steps(1)
+        return kind(
+            model,
+            cls.make_updater(args, model.parameters(), steps),
+            head,
+            cls.make_updater(args, head.parameters(), steps),
+            targets,
+            options,
+            steps,
+            args.loss_norm,
+        )
+
+
+class LMTransferTask(_Transfer, ASRTask):
+    """ASRTask whose decoder also predicts the LM's embeddings."""
+
+    @classmethod
     def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
-        options = parse_conf(args.lm_transfer_conf)
         if model.ctc_weight == 1.0 or not isinstance(model.decoder, BaseTransformerDecoder):
             what = "no attention branch" if model.ctc_weight == 1.0 else type(model.decoder).__name__
             raise UserError(
                 f"lm_transfer reads the states of a Transformer decoder, and the model has {what}; "
                 "take decoder: transformer with ctc_weight below 1, or a transducer"
             )
-        targets = build_targets(args, options, streams)
         size = model.decoder.embed[0].embedding_dim
-        head = build_head(args, size, targets, options.head, next(model.parameters()).device)
-        steps = args.max_epoch * streams["labelled"].steps(1)
-        return AttentionTransfer(
-            model,
-            cls.make_updater(args, model.parameters(), steps),
-            head,
-            cls.make_updater(args, head.parameters(), steps),
-            targets,
-            options,
-            steps,
-            args.loss_norm,
-        )
+        return cls._method(AttentionTransfer, size, parse_conf(args.lm_transfer_conf), args, model, streams)
 
 
-class LMTransferTransducerTask(TransducerTask):
+class LMTransferTransducerTask(_Transfer, TransducerTask):
     """TransducerTask whose joint network (or predictor) also predicts the LM's embeddings."""
-
-    @classmethod
-    def add_task_arguments(cls, parser: argparse.ArgumentParser):
-        super().add_task_arguments(parser)
-        add_transfer_arguments(parser)
-
-    @classmethod
-    def train(cls, args: argparse.Namespace, *rest, **options) -> int:
-        """Check what can be checked from the options, then train."""
-        parse_conf(args.lm_transfer_conf)
-        return super().train(args, *rest, **options)
 
     @classmethod
     def build_method(
         cls, args: argparse.Namespace, model: TransducerModel, streams: dict[str, Stream]
     ) -> Method:
         options = parse_conf(args.lm_transfer_conf)
-        targets = build_targets(args, options, streams)
-        joint = model.joint_network
-        size = model.decoder.output_size if options.form == "predictor" else joint.lin_out.in_features
-        head = build_head(args, size, targets, options.head, next(model.parameters()).device)
-        steps = args.max_epoch * streams["labelled"].steps(1)
-        return TransducerTransfer(
-            model,
-            cls.make_updater(args, model.parameters(), steps),
-            head,
-            cls.make_updater(args, head.parameters(), steps),
-            targets,
-            options,
-            steps,
-            args.loss_norm,
-        )
+        joint = model.joint_network.lin_out.in_features
+        size = model.decoder.output_size if options.form == "predictor" else joint
+        return cls._method(TransducerTransfer, size, options, args, model, streams)

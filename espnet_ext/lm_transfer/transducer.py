@@ -15,20 +15,19 @@ which knows y_≤u alone.
 Legend: B batch, G utterances of a group, T frames, U labels, J joint space, E size of an embedding, N nodes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from espnet_ext.asr.lattice import best_path, lattice
-from espnet_ext.asr.transducer import TransducerModel, TransducerOutput
+from espnet_ext.asr.transducer import TransducerOutput
 from espnet_ext.asr.transducer_loss import JointNodes
 from espnet_ext.asr.transducer_method import Tally, TransducerMethod
 from espnet_ext.lm_transfer.distances import distance
-from espnet_ext.lm_transfer.heads import EmbeddingHead
-from espnet_ext.lm_transfer.options import TransferOptions
-from espnet_ext.lm_transfer.targets import TargetBatch, Targets
-from espnet_ext.train.method import Figures, Loss, MicroBatch, Part, Position, Turn, Updater
+from espnet_ext.lm_transfer.method import Transfer
+from espnet_ext.lm_transfer.targets import TargetBatch
+from espnet_ext.train.method import Figures, Loss, MicroBatch
 from espnet_ext.train.precision import full_precision
 
 #: Nodes whose embedding is predicted at once.
@@ -59,41 +58,13 @@ def emission_weights(nodes: JointNodes, form: str, floor: float) -> torch.Tensor
         return found / total.where(total > 0, torch.ones_like(total))
 
 
-class TransducerTransfer(TransducerMethod):
-    """Transducer training that also predicts the embeddings; the head is updated and clipped on its own.
+class TransducerTransfer(Transfer, TransducerMethod):
+    """Transducer training that also predicts the embeddings, by a head over the joint network's states or
+    (`predictor`) the prediction network's.
 
     With a weight of 0 the recogniser's training is the control's to the bit (the exact form: up to
     rounding, since this project's recursion takes torchaudio's place).
-
-    Args:
-        model: the recogniser.
-        updater: over its parameters.
-        head: g, of the joint network's states or (`predictor`) of the prediction network's.
-        head_updater: over the head's parameters.
-        targets: e.
-        options: see there.
-        steps: optimiser steps of the whole training.
-        loss_norm: as `TransducerMethod`; the embedding's term is divided by the same number.
     """
-
-    def __init__(
-        self,
-        model: TransducerModel,
-        updater: Updater,
-        head: EmbeddingHead,
-        head_updater: Updater,
-        targets: Targets,
-        options: TransferOptions,
-        steps: int,
-        loss_norm: str = "utterance",
-    ):
-        super().__init__(model, updater, loss_norm, {"head": head}, {"head": head_updater})
-        self.head, self.targets, self.options, self.steps = head, targets, options, steps
-
-    def turns(self, position: Position) -> Sequence[Turn]:
-        weight = self.options.weight_at(position.step, self.steps)
-        part = Part("labelled", partial(self.transfer_part, weight=weight))
-        return (Turn("model", (part,), ("model", "head")),)
 
     def transfer_part(self, micro: MicroBatch, weight: float) -> Loss:
         """The transducer's loss and λ times the embedding's, of a micro-batch."""
