@@ -1,4 +1,9 @@
-"""The configuration of the smallest recogniser that trains, for tests that run trainings or whole recipes."""
+"""The smallest recogniser that trains and a corpus of noise bursts for it, for tests that run trainings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 TOY = {
     "frontend": "default",
@@ -22,3 +27,57 @@ TOY = {
     "scheduler_conf": {"warmup_steps": 3},
     "num_workers": 0,
 }
+
+#: Of ESPnet's `specaug`, for utterances of a second.
+SPECAUG = {
+    "apply_time_warp": False,
+    "freq_mask_width_range": [0, 5],
+    "time_mask_width_ratio_range": [0, 0.1],
+}
+
+
+def write_corpus(
+    folder: Path,
+    tokens: Sequence[str],
+    letters: str,
+    count: int = 12,
+    longest: int = 16000,
+    most: int = 7,
+    dump: str = "dump",
+) -> None:
+    """Write ``<dump>`` (wav.scp, text), ``stats`` (shapes) and ``tokens.txt``: what a training reads.
+
+    Args:
+        folder: to write to.
+        tokens: the token list.
+        letters: of which transcripts are made.
+        count: utterances.
+        longest: samples at 16 kHz of an utterance, at most; the shortest has 6000.
+        most: letters of an utterance; at least 2.
+        dump: name of the data directory.
+    """
+    import soundfile
+
+    draw = np.random.default_rng(0)
+    lines: dict[str, list[str]] = {name: [] for name in ("wav.scp", "text", "speech_shape", "text_shape")}
+    for number in range(count):
+        name, samples = f"utt{number:02d}", int(draw.integers(6000, longest))
+        soundfile.write(folder / f"{number}.wav", draw.normal(0, 0.1, samples), 16000)
+        text = "".join(draw.choice(list(letters), int(draw.integers(2, most + 1))))
+        lines["wav.scp"].append(f"{name} {folder / f'{number}.wav'}")
+        lines["text"].append(f"{name} {text}")
+        lines["speech_shape"].append(f"{name} {samples}")
+        lines["text_shape"].append(f"{name} {len(text)},{len(tokens)}")
+    for target, names in ((dump, ("wav.scp", "text")), ("stats", ("speech_shape", "text_shape"))):
+        (folder / target).mkdir()
+        for name in names:
+            (folder / target / name).write_text("\n".join(lines[name]) + "\n")
+    (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
+
+
+def corpus_options(folder: Path, exp_dir: Path, config: str = "train.yaml", dump: str = "dump") -> list[str]:
+    """Command line of a training that trains and validates on that corpus."""
+    data = [f"--{s}_data_dir={folder / dump}" for s in ("train", "valid")]
+    stats = [f"--{s}_stats_dir={folder / 'stats'}" for s in ("train", "valid")]
+    tokens = ["--token_list", str(folder / "tokens.txt")]
+    return ["--config", str(folder / config), "--output_dir", str(exp_dir), *data, *stats, *tokens]

@@ -2,11 +2,11 @@
 
 import argparse
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
+
+from tests.toy import SPECAUG, corpus_options, write_corpus
 
 TOKENS = ["<blank>", "<unk>", *"abcdefgh", "<sos/eos>"]
 
@@ -29,11 +29,6 @@ MODEL = {
     "decoder": "transformer",
     "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1, "dropout_rate": 0.1},
     "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1},
-}
-SPECAUG = {
-    "apply_time_warp": False,
-    "freq_mask_width_range": [0, 5],
-    "time_mask_width_ratio_range": [0, 0.1],
 }
 
 
@@ -202,22 +197,7 @@ def make_method(recogniser):
 def toy_corpus(tmp_path_factory):
     """Folder with `dump` (wav.scp, text), `stats` (shapes), `tokens.txt` and `train.yaml`; 12 utterances."""
     folder = tmp_path_factory.mktemp("toy corpus")
-    draw = np.random.default_rng(0)
-    lines: dict[str, list[str]] = {name: [] for name in ("wav.scp", "text", "speech_shape", "text_shape")}
-    for number in range(12):
-        name = f"utt{number:02d}"
-        samples = int(draw.integers(6000, 16000))
-        soundfile.write(folder / f"{number}.wav", draw.normal(0, 0.1, samples), 16000)
-        text = "".join(draw.choice(list("abcdefgh"), int(draw.integers(2, 8))))
-        lines["wav.scp"].append(f"{name} {folder / f'{number}.wav'}")
-        lines["text"].append(f"{name} {text}")
-        lines["speech_shape"].append(f"{name} {samples}")
-        lines["text_shape"].append(f"{name} {len(text)},{len(TOKENS)}")
-    for target, names in (("dump", ("wav.scp", "text")), ("stats", ("speech_shape", "text_shape"))):
-        (folder / target).mkdir()
-        for name in names:
-            (folder / target / name).write_text("\n".join(lines[name]) + "\n")
-    (folder / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
+    write_corpus(folder, TOKENS, "abcdefgh")
     training = {
         "specaug": "specaug",
         "specaug_conf": SPECAUG,
@@ -244,10 +224,6 @@ def toy_command(toy_corpus):
     """Function: (experiment folder, extra options) → command line of the task `gan`."""
 
     def command(exp_dir, *extra: str) -> list[str]:
-        c = toy_corpus
-        folders = [f"--{s}_data_dir={c / 'dump'}" for s in ("train", "valid")]
-        folders += [f"--{s}_stats_dir={c / 'stats'}" for s in ("train", "valid")]
-        options = ["--config", str(c / "train.yaml"), "--output_dir", str(exp_dir)]
-        return [*options, "--token_list", str(c / "tokens.txt"), *folders, *extra]
+        return [*corpus_options(toy_corpus, exp_dir), *extra]
 
     return command

@@ -11,6 +11,7 @@ from espnet_ext.lm_transfer.alignment import SpanTokenizer
 from espnet_ext.lm_transfer.dump import Dump, tokenizer_identity
 from espnet_ext.lm_transfer.store import TargetStore
 from espnet_ext.lm_transfer.teachers import SubWords
+from tests.toy import SPECAUG, corpus_options, write_corpus
 
 TOKENS = ["<blank>", "<unk>", "<space>", *"abcde", "<sos/eos>"]
 
@@ -330,11 +331,7 @@ _TRAINING = {
     "frontend_conf": {"fs": 16000, "n_fft": 256, "hop_length": 160, "n_mels": 20},
     "normalize": "utterance_mvn",
     "specaug": "specaug",
-    "specaug_conf": {
-        "apply_time_warp": False,
-        "freq_mask_width_range": [0, 5],
-        "time_mask_width_ratio_range": [0, 0.1],
-    },
+    "specaug_conf": SPECAUG,
     "token_type": "char",
     "max_epoch": 2,
     "frames_per_step": 300,
@@ -389,36 +386,14 @@ def toy_training(tmp_path, tokenizer):
     """Function: (kind of model, experiment, options) → command line; a corpus of noise with transcripts of
     a to e.
     """
-    import soundfile
     import yaml
 
-    draw = np.random.default_rng(0)
-    lines: dict[str, list[str]] = {name: [] for name in ("wav.scp", "text", "speech_shape", "text_shape")}
-    for number in range(12):
-        samples = int(draw.integers(6000, 16000))
-        soundfile.write(tmp_path / f"{number}.wav", draw.normal(0, 0.1, samples), 16000)
-        text = "".join(draw.choice(list("abcde"), int(draw.integers(2, 6))))
-        lines["wav.scp"].append(f"utt{number:02d} {tmp_path / f'{number}.wav'}")
-        lines["text"].append(f"utt{number:02d} {text}")
-        lines["speech_shape"].append(f"utt{number:02d} {samples}")
-        lines["text_shape"].append(f"utt{number:02d} {len(text)},9")
-    for folder, names in (("corpus", ("wav.scp", "text")), ("stats", ("speech_shape", "text_shape"))):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            (tmp_path / folder / name).write_text("\n".join(lines[name]) + "\n")
+    write_corpus(tmp_path, TOKENS, "abcde", most=5, dump="corpus")
     for name, model in (("attention", _ATTENTION), ("transducer", _TRANSDUCER)):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(_TRAINING | model))
 
     def command(kind: str, experiment: str, *options: str) -> list[str]:
-        data = [f"--{s}_data_dir={tmp_path / 'corpus'}" for s in ("train", "valid")]
-        stats = [f"--{s}_stats_dir={tmp_path / 'stats'}" for s in ("train", "valid")]
-        return [
-            f"--config={tmp_path / kind}.yaml",
-            f"--output_dir={tmp_path / experiment}",
-            f"--token_list={tmp_path / 'tokens.txt'}",
-            *data,
-            *stats,
-            *options,
-        ]
+        options_of = corpus_options(tmp_path, tmp_path / experiment, f"{kind}.yaml", dump="corpus")
+        return [*options_of, *options]
 
     return command

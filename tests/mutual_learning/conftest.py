@@ -2,9 +2,7 @@
 
 import argparse
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
 
@@ -14,7 +12,7 @@ from espnet_ext.train.method import MicroBatch, Position, Totals, Updater
 from espnet_ext.train.runner import StepRunner
 from espnet_ext.train.streams import Stream, StreamStep
 from espnet_ext.train.world import World
-from tests.toy import TOY
+from tests.toy import TOY, corpus_options, write_corpus
 
 TOKENS = ["<blank>", "<unk>", *"abcdefghij", "<sos/eos>"]
 
@@ -158,21 +156,7 @@ def make_micro(batch):
 def toy_corpus(tmp_path_factory):
     """Folder with `dump` (wav.scp, text), `stats` (shapes), `tokens.txt` and `train.yaml`; 12 utterances."""
     folder = tmp_path_factory.mktemp("toy corpus")
-    draw = np.random.default_rng(0)
-    lines: dict[str, list[str]] = {name: [] for name in ("wav.scp", "text", "speech_shape", "text_shape")}
-    for number in range(12):
-        name, samples = f"utt{number:02d}", int(draw.integers(6000, 16000))
-        soundfile.write(folder / f"{number}.wav", draw.normal(0, 0.1, samples), 16000)
-        text = "".join(draw.choice(list("abcdefghij"), int(draw.integers(2, 7))))
-        lines["wav.scp"].append(f"{name} {folder / f'{number}.wav'}")
-        lines["text"].append(f"{name} {text}")
-        lines["speech_shape"].append(f"{name} {samples}")
-        lines["text_shape"].append(f"{name} {len(text)},{len(TOKENS)}")
-    for target, names in (("dump", ("wav.scp", "text")), ("stats", ("speech_shape", "text_shape"))):
-        (folder / target).mkdir()
-        for name in names:
-            (folder / target / name).write_text("\n".join(lines[name]) + "\n")
-    (folder / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
+    write_corpus(folder, TOKENS, "abcdefghij", most=6)
     model = {
         "normalize": "utterance_mvn",
         "model_conf": options()["model_conf"],
@@ -196,13 +180,6 @@ def toy_cmd(toy_corpus):
     """Function: (experiment folder, further options) → command line of a training on the toy corpus."""
 
     def command(folder, *more: str) -> list[str]:
-        c = toy_corpus
-        sets = [
-            f"--{s}_{kind}_dir={c / d}"
-            for s in ("train", "valid")
-            for kind, d in (("data", "dump"), ("stats", "stats"))
-        ]
-        tokens = ["--token_list", str(c / "tokens.txt")]
-        return ["--config", str(c / "train.yaml"), "--output_dir", str(folder), *tokens, *sets, *more]
+        return [*corpus_options(toy_corpus, folder), *more]
 
     return command
