@@ -46,9 +46,9 @@ def _disk(folder: Path, seen: str, write: list[Path]) -> None:
             f"{host} sees another {folder.absolute()} than the one that was written at submission"
         )
     for place in write:
-        place.mkdir(parents=True, exist_ok=True)
         probe = place / f".preflight.{host}.{os.getpid()}"
         try:
+            place.mkdir(parents=True, exist_ok=True)
             probe.write_text("x")
             probe.unlink()
         except OSError as error:

@@ -14,10 +14,12 @@
 import os
 import secrets
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_ext.errors import RUN_AGAIN
 from espnet_ext.launch.request import Request
 
 JOB_SH = Path(__file__).with_name("job.sh")
@@ -153,6 +155,15 @@ class JobFolder:
     def cancelled(self) -> bool:
         """Whether we have cancelled the jobs."""
         return (self.path / "cancelled").exists()
+
+    def ended_by_cancelling(self, done: Done) -> bool:
+        """Whether a job that left a status had not ended before we cancelled it."""
+        try:
+            when = (self.path / "cancelled").stat().st_mtime
+        except OSError:
+            return False
+        killed = done.status in (RUN_AGAIN, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
+        return done.end > when or killed and done.end >= int(when)  # its time is in whole seconds
 
     def mark_cancelled(self) -> None:
         """Leave word that the jobs were cancelled by us."""

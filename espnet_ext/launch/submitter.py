@@ -155,7 +155,7 @@ class Submitter:
             spent = max(spent, float(done.end - done.begin))
             if not done.status:
                 return Look("done", done.host, spent)
-            if folder.cancelled:
+            if folder.ended_by_cancelling(done):
                 return Look("failed", done.host, spent, "cancelled")
             killed = done.status > 128
             hint = meaning(None, done.status, _said(folder, record)) if killed else ""

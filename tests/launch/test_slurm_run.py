@@ -155,6 +155,18 @@ def test_a_log_that_the_node_cannot_write(tmp_path):
     assert folder.done(1).status == 1
 
 
+@pytest.mark.parametrize(("offline", "seen"), [(True, "[1] [1]"), (False, "[] []")])
+def test_the_hubs_are_offline(tmp_path, monkeypatch, offline, seen):
+    """Nodes have no internet, unless conf/slurm.yaml says so."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    words = ["sh", "-c", 'echo "[$HF_HUB_OFFLINE] [$TRANSFORMERS_OFFLINE]"']
+    request = parse_request([str(tmp_path / "x.log"), *words])
+    folder = JobFolder.create(request, "cpu", threads=1, offline=offline)
+    subprocess.run(["bash", JOB_SH, folder.path, "1"], check=True, cwd=tmp_path)
+    assert seen in (tmp_path / "x.log").read_text().splitlines()
+
+
 def test_no_slurm_here(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "espnet_ext.bin.run_slurm", "x.log", "true"],

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from espnet_ext.launch.submitter import Submitter
 from tests.recipes.driver.conftest import real_template, recipe  # noqa: F401  fixtures
 from tests.slurm.conftest import queue, wait_for
 
@@ -92,6 +93,29 @@ def test_cancel(toy):
     assert toy.states()["two"] in ("interrupted", "failed")
     assert "nothing of this recipe is in the queue" in toy("--cancel")
     assert not (toy.folder / "exp/3.txt").exists()
+
+
+def test_an_array_of_which_a_half_has_ended(tmp_path, monkeypatch):
+    """--cancel ends what waits and what runs; what was done stays done, what failed stays failed."""
+    monkeypatch.chdir(tmp_path)
+    submitter = Submitter(None)
+    scripts = [
+        "true",
+        "exit 3",
+        "trap 'exit 75' TERM; touch runs; while true; do sleep 0.1; done",
+        "sleep 300",
+    ]
+    works = [submitter.work(["sh", "-c", script], ()) for script in scripts]
+    record = submitter.submit(works, "logs/x.JOB.log", "cpu", at_once=1)
+    wait_for(lambda: (tmp_path / "runs").exists())
+    (looks,) = submitter.look([record])
+    assert [look.state for look in looks] == ["done", "failed", "running", "waiting"]
+    assert submitter.cancel([record]) == [record["job"]]
+    wait_for(lambda: not queue("x.JOB"))
+    (looks,) = submitter.look([record])
+    assert [look.state for look in looks] == ["done", "failed", "failed", "failed"]
+    assert [look.why for look in looks[1:]] == ["status 3", "cancelled", "cancelled"]
+    assert submitter.cancel([record]) == []
 
 
 def test_the_login_shell_may_die(toy):
