@@ -42,6 +42,16 @@ def job_of(toy, stage: str) -> list[str]:
     return next(line for line in lines if line.split()[1:2] == [stage]).split()
 
 
+def instead(toy, **scripts) -> str:
+    """A PATH on which Slurm's programs run a shell script first."""
+    folder = toy.folder / "bin"
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name).write_text(f'#!/bin/sh\n{script}\nexec {shutil.which(name)} "$@"\n')
+        (folder / name).chmod(0o755)
+    return f"{folder}:{toy.environment['PATH']}"
+
+
 def test_stages_run_one_after_the_other_and_are_shown(toy):
     """Nobody waits for them; what is done is not submitted again."""
     toy.hook("while [ ! -e go ]; do sleep 0.2; done")
@@ -130,18 +140,35 @@ def test_the_login_shell_may_die(toy):
 def test_the_login_shell_may_die_while_it_submits(toy):
     """What was submitted until then is on record: shared by the next submission, ended by --cancel."""
     toy.hook("sleep 300")
-    folder = toy.folder / "bin"
-    folder.mkdir()
-    script = (
-        f'if [ -e first ]; then kill -9 $PPID; exit 1; fi\ntouch first\nexec {shutil.which("sbatch")} "$@"\n'
-    )
-    (folder / "sbatch").write_text(f"#!/bin/sh\n{script}")
-    (folder / "sbatch").chmod(0o755)
-    toy("--submit", code=-signal.SIGKILL, PATH=f"{folder}:{toy.environment['PATH']}")
+    path = instead(toy, sbatch="if [ -e first ]; then kill -9 $PPID; exit 1; fi; touch first")
+    toy("--submit", code=-signal.SIGKILL, PATH=path)
     wait_for(lambda: (toy.folder / "data/one.txt").exists() and not queue("01_one"))
     assert "done" in job_of(toy, "one")[3:]
     printed = toy("--submit")
     assert "stage 1" not in printed and "stage 2 two: job" in printed
+
+
+def test_slurm_refuses_in_the_middle_and_is_away(toy):
+    """What was submitted before is on record; a Slurm that does not answer invents no end of a job."""
+    refuse = "if [ -e first ]; then echo 'sbatch: error: Invalid account' >&2; exit 1; fi"
+    path = instead(
+        toy,
+        sbatch=f"{refuse}; touch first",
+        squeue="[ ! -e away ] || exit 1",
+        scancel="[ ! -e away ] || exit 1",
+    )
+    (toy.folder / "local/one.sh").write_text("#!/bin/sh\nsleep 300\n")
+    printed = toy("--submit", code=1, PATH=path)
+    assert (
+        "stage 1 one: job" in printed and "sacctmgr" in printed and "`account` in conf/slurm.yaml" in printed
+    )
+    assert queue("01_one")
+    (toy.folder / "away").touch()
+    assert "unknown (Slurm does not answer)" in toy("--status", PATH=path)
+    assert "Slurm did not take it; try again" in toy("--cancel", code=1, PATH=path)
+    (toy.folder / "away").unlink()
+    assert "cancelled: " in toy("--cancel", PATH=path)
+    wait_for(lambda: not queue("01_one"))
 
 
 def test_a_driver_that_works_here_refuses_a_submission(toy):
