@@ -1,6 +1,7 @@
 """controls.yaml: named runs and what they are compared with."""
 
 import pytest
+import yaml
 
 from espnet_ext.errors import UserError
 from espnet_ext.recipe.systems import load_systems
@@ -53,6 +54,21 @@ def test_what_is_refused(write, text, message):
 def test_unknown_system(write):
     with pytest.raises(UserError, match="did you mean gan_off"):
         load_systems(write(GOOD)).find("gan_of")
+
+
+def test_epochs_are_those_of_a_configuration(repo_root):
+    """A control of so many epochs says for which training: elsewhere its compute would be another."""
+    counted = [
+        system
+        for system in load_systems().table.values()
+        if "epoch" in system.options.get("finetune_args", "")
+    ]
+    assert {"gan", "mutual_learning", "bilevel", "distillation"} == {system.method for system in counted}
+    for system in counted:
+        file = system.options.get("finetune_config", f"conf/finetune_{system.method}.yaml")
+        config = yaml.safe_load((repo_root / "egs2/synth/asr1" / file).read_text())
+        assert system.other_than_assumed(config) == [], system.name
+        assert system.other_than_assumed({**config, "max_epoch": 99}), system.name
 
 
 def test_every_room(real_template):
