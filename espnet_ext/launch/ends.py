@@ -1,4 +1,4 @@
-"""What an end of a job means, and what to change."""
+"""What an end of a job means, or that it does not start, and what to change."""
 
 import re
 import signal
@@ -9,6 +9,12 @@ from espnet_ext.launch.cluster import Ended
 #: Traces of the kernel's or Slurm's own end of a job that took too much memory.
 _MEMORY = re.compile(r"oom[-_ ]?kill|out[ -]of[ -]memory|exceeded (?:job |step )?memory limit", re.I)
 _LIMIT = re.compile(r"DUE TO TIME LIMIT", re.I)
+#: Reasons for which a job waits until somebody does something.
+STUCK = re.compile(
+    "held|BadConstraints|PartitionTimeLimit|PartitionNodeLimit|WallDuration|InvalidAccount|InvalidQOS|"
+    "NeverSatisfied|PerJob",
+    re.I,
+)
 
 
 def status_of(ended: Ended) -> int:

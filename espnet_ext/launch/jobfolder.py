@@ -168,3 +168,16 @@ class JobFolder:
     def mark_cancelled(self) -> None:
         """Leave word that the jobs were cancelled by us."""
         (self.path / "cancelled").touch()
+
+
+def common_arguments(folder: JobFolder) -> list[str]:
+    """Arguments of `sbatch` that all our jobs have."""
+    said = str((folder.path / "slurm.out").resolve())
+    # Slurm replaces %x and the like in a file's name; if it has backslashes, it takes them away instead.
+    said = said.replace("\\", "\\\\") if "\\" in said else said.replace("%", "%%")
+    return [
+        "--export=ALL",
+        f"--chdir={os.getcwd()}",
+        f"--output={said}",
+        "--open-mode=append",
+    ]

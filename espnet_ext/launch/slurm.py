@@ -13,9 +13,9 @@ from pathlib import Path
 
 from espnet_ext.errors import RUN_AGAIN
 from espnet_ext.launch import joblog
-from espnet_ext.launch.cluster import FINAL, Cluster, Ended, Full, Stopped
-from espnet_ext.launch.ends import meaning, status_of
-from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
+from espnet_ext.launch.cluster import FINAL, Cluster, Ended, Full, Queued, Stopped
+from espnet_ext.launch.ends import STUCK, meaning, status_of
+from espnet_ext.launch.jobfolder import JOB_SH, JobFolder, common_arguments
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.settings import Plan
 from espnet_ext.launch.watch import Watch
@@ -46,6 +46,7 @@ class SlurmRun:
         self.stop_signals: list[int] = []
         self.missed: dict[int, float] = {}  # since when a job has been in neither place
         self.full_until = 0.0
+        self.told: set[str] = set()
         self.size = cluster.array_size()
         self.watch = Watch(len(request), Path(request.log).name)
 
@@ -150,6 +151,7 @@ class SlurmRun:
             return
         queued: set[int] = set()
         for row in rows:
+            self._tell_stuck(row)
             first = next((first for job, first, _ in self.chunks if job == row.job), 0)
             queued |= {first + index for index in row.tasks} if row.tasks is not None else {first}
         submitted = {n for _, first, count in self.chunks for n in range(first, first + count)}
@@ -169,6 +171,16 @@ class SlurmRun:
                 break
         for number in queued:
             self.missed.pop(number, None)
+
+    def _tell_stuck(self, row: Queued) -> None:
+        if row.state == "PENDING" and STUCK.search(row.reason) and row.reason not in self.told:
+            self.told.add(row.reason)
+            print(
+                f"job {row.job} does not start by itself: {row.reason.strip('()')} "
+                f"(scontrol show job {row.job}; docs/slurm.md)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _ended(self, number: int) -> Ended | None:
         for job, first, count in self.chunks:
@@ -246,16 +258,3 @@ class SlurmRun:
         return bool(done and done.job in line) or any(
             f"{job}_{number - first}" in line for job, first, _ in self.chunks
         )
-
-
-def common_arguments(folder: JobFolder) -> list[str]:
-    """Arguments of `sbatch` that all our jobs have."""
-    said = str((folder.path / "slurm.out").resolve())
-    # Slurm replaces %x and the like in a file's name; if it has backslashes, it takes them away instead.
-    said = said.replace("\\", "\\\\") if "\\" in said else said.replace("%", "%%")
-    return [
-        "--export=ALL",
-        f"--chdir={os.getcwd()}",
-        f"--output={said}",
-        "--open-mode=append",
-    ]

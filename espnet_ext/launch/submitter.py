@@ -11,10 +11,9 @@ from pathlib import Path
 from espnet_ext.errors import UserError
 from espnet_ext.launch.cluster import Cluster, Full
 from espnet_ext.launch.ends import meaning, status_of
-from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
+from espnet_ext.launch.jobfolder import JOB_SH, JobFolder, common_arguments
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.settings import load_settings
-from espnet_ext.launch.slurm import common_arguments
 
 
 @dataclass(frozen=True)

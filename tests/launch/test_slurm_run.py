@@ -9,7 +9,7 @@ import pytest
 
 from espnet_ext.launch import cluster as real
 from espnet_ext.launch import slurm
-from espnet_ext.launch.cluster import Ended, Full
+from espnet_ext.launch.cluster import Ended, Full, Queued
 from espnet_ext.launch.ends import meaning
 from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
 from espnet_ext.launch.request import parse_request
@@ -19,9 +19,10 @@ from espnet_ext.launch.settings import Plan
 class Cluster:
     """Takes so many jobs at a time and `runs` them."""
 
-    def __init__(self, runs, size=1000, most=1000, ended=None):
+    def __init__(self, runs, size=1000, most=1000, ended=None, rows=()):
         self.runs, self.size, self.most, self.state = runs, size, most, ended
         self.submitted, self.cancelled = [], []
+        self.rows = rows
 
     def array_size(self):
         return self.size
@@ -36,7 +37,7 @@ class Cluster:
         return str(len(self.submitted))
 
     def queue(self, names):
-        return []
+        return list(self.rows)
 
     def ended(self, job, index):
         return self.state
@@ -84,6 +85,17 @@ def test_a_job_that_is_gone_without_a_status(run, capsys):
     assert "left the queue without a status" in capsys.readouterr().err
     assert run("x.log", leave=False, ended=Ended("NODE_FAIL", 1))[0] == 75
     assert "lost its node; run it again" in capsys.readouterr().err
+
+
+def test_a_job_that_waits_for_a_person(run, capsys):
+    """A time limit that no partition allows: Slurm takes the job, and never starts it."""
+    reasons = ("PartitionTimeLimit", "Resources", "PartitionTimeLimit")
+    rows = [
+        Queued("1", frozenset({i}), "PENDING", reason, "", "0:00", "x") for i, reason in enumerate(reasons)
+    ]
+    assert run("JOB=1:3", "x.JOB.log", delay=1.0, rows=rows)[0] == 0
+    told = capsys.readouterr().err
+    assert told.count("does not start by itself: PartitionTimeLimit") == 1 and "Resources" not in told
 
 
 def test_arrays_are_split(run):
