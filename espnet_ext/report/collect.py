@@ -218,7 +218,7 @@ def _results(folder: Path, name: str, problems: list[str]) -> list[Result]:
 def _json(path: Path, problems: list[str]) -> dict | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # ESPnet's `score` is a file beside its `text`
         return None
     except ValueError as error:
         problems.append(f"{path}: not JSON ({error}); run the stage that writes it again")

@@ -32,6 +32,8 @@ def test_espnets_experiments(tmp_path, capsys):
     tag = "decode_asr_model_valid.acc.ave"
     for name, wrong in (("asr_train_conformer_raw", range(2, 30)), ("asr_train_ebf_raw", range(3))):
         trn(tmp_path / name / tag / "test_clean" / "score_wer", wrong)
+        for file in ("text", "token", "token_int", "score"):  # a file here, a folder in this project's
+            write(tmp_path / name / tag / "test_clean" / file, f"{NAMES[0]} x\n")
         trn(tmp_path / name / tag / "org" / "dev" / "score_wer")
         write(tmp_path / name / tag / "test_clean" / "logdir" / "output.1" / "1best_recog" / "text", "a b\n")
     folders = tmp_path / "asr_train_conformer_raw", tmp_path / "asr_train_ebf_raw"
