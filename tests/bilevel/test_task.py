@@ -73,13 +73,13 @@ class Killed(Exception):
 # Steps: 1 to 12 warm start (with 4 labelled batches a pass), then explore, explore, joint and so on, then
 # final.
 @pytest.mark.slow
-@pytest.mark.parametrize("dies_at", [2, 13, 14, 15, 16, 30, 38])
+@pytest.mark.parametrize("dies_at", [2, 13, 15, 30, 38])
 def test_resume_equals_no_interruption(untouched, command, tmp_path, monkeypatch, equal, dies_at):
-    """B6 and more: killed in the warm start, in an exploration, before a joint step, in the last phase."""
+    """B6 and more: killed in the warm start, before an exploration and a joint step, in the last phase."""
     step, calls = Trainer._step, []
 
     def dying(self):
-        calls.append(self.method.phases.kind(_position(self)))
+        calls.append(self.progress.step)
         if len(calls) == dies_at:
             raise Killed
         return step(self)
@@ -89,8 +89,6 @@ def test_resume_equals_no_interruption(untouched, command, tmp_path, monkeypatch
     with pytest.raises(Killed):
         BilevelTask.main(cmd=cmd)
     monkeypatch.setattr(Trainer, "_step", step)
-    if dies_at == 14:
-        assert calls[-2:] == ["explore", "explore"]  # in the middle of one
     assert BilevelTask.main(cmd=cmd) == 0
     mine, theirs = end_of(tmp_path), end_of(untouched)
     for part in mine:
@@ -124,13 +122,6 @@ def test_a_signal_in_the_midst_of_an_exploration(untouched, command, tmp_path, e
     mine, theirs = end_of(tmp_path), end_of(untouched)
     for part in mine:
         assert equal(mine[part], theirs[part]), part
-
-
-def _position(trainer):
-    from espnet_ext.train.method import Position
-
-    progress = trainer.progress
-    return Position(progress.epoch, progress.step_in_epoch, progress.step)
 
 
 def survive(tmp_path: Path, cmd: list[str], processes: int, harms: list[dict]) -> list:
