@@ -109,7 +109,7 @@ def test_cancel(recipe, started):  # noqa: F811
 def test_mistakes(monkeypatch):
     for wrong in ("soon", "-1", "nan", "3 HUP", "save HUP"):
         monkeypatch.setenv("ESPNET_EXT_PREEMPT", wrong)
-        with pytest.raises(UserError, match="expected seconds .* of USR1, TERM, KILL"):
+        with pytest.raises(UserError, match="expected seconds.* of USR1, TERM, KILL"):
             Preemption.from_environment()
 
 
