@@ -96,7 +96,7 @@ class LocalRun:
                     self.kill_at = float("inf")
                 self._preempt()
                 self.watch.show(len(self.running), [job.log for job in self.running])
-                time.sleep(0.02 if time.monotonic() - self.watch.start < 2 else 0.1)
+                time.sleep(self._pause())
         finally:
             self._signal_jobs(signal.SIGKILL)
             self.watch.end()
@@ -156,6 +156,12 @@ class LocalRun:
                 self.waiting.clear()
                 self._tell(*self.running)
                 self.kill_at = time.monotonic() + GRACE
+
+    def _pause(self) -> float:
+        """Seconds until the next look at the jobs."""
+        if self.preemption and self.preemption.on_save:
+            return 0.005  # a small training may end soon after its checkpoint
+        return 0.02 if time.monotonic() - self.watch.start < 2 else 0.1
 
     def _preempt(self) -> None:
         """Interrupt what has run as long as fake preemption lets it."""

@@ -53,9 +53,14 @@ class Preemption:
         seconds = math.inf if words[0] == SAVE else seconds
         return cls(seconds, tuple(signal.Signals[f"SIG{name}"] for name in names))
 
+    @property
+    def on_save(self) -> bool:
+        """Whether it waits for checkpoints, and not for a time."""
+        return self.seconds == math.inf
+
     def due(self, seconds: float, runs: "Runs") -> bool:
         """Whether a run that has lasted so long is to be interrupted."""
-        if self.seconds == math.inf:
+        if self.on_save:
             # A run that resumes at its end saves once more: without a limit it would never come to it.
             return runs.count < len(self.signals) and runs.moved()
         return seconds > self.seconds

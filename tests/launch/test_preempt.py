@@ -120,7 +120,7 @@ def test_a_training_in_slices_ends_as_if_left_alone(run, toy_cmd, tmp_path):  # 
     other = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "other", *EPOCHS)]
     subprocess.run(other, check=True, stdout=subprocess.DEVNULL)
     # Longer than a start takes on this machine now, and pauses that make three slices of it.
-    slice = 1.5 * (time.monotonic() - begin) + 1.0
+    slice = 2.5 * (time.monotonic() - begin) + 1.0
     pause = 2.2 * slice / end_of(tmp_path / "other")["progress"]["step"]
     slow = [sys.executable, SLOW_TRAIN, pause, *toy_cmd(tmp_path / "exp", *EPOCHS)]
     code, output, log = run(f"{slice} USR1 KILL", *slow)

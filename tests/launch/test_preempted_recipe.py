@@ -27,7 +27,9 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options, monkeypa
     left alone.
     """
     monkeypatch.setenv("ESPNET_EXT_PREEMPT", "save USR1 KILL")
+    # Epochs enough that a training has not ended before it has been seen that it saved.
     own = [*tiny_options, "--local_data_opts", shlex.quote(str(recording)), "--max_drop_fraction", "0.5"]
+    own += ["--pretrain_args", "--max_epoch 12"]
     matrix = ["--matrix", "conf/matrix.yaml"]
     (recipe / "conf/matrix.yaml").write_text(MATRIX)
 
@@ -45,7 +47,9 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options, monkeypa
         assert list(row["test"]) == (["final.1"] if name == f"{chosen}_seed1" else [])
     assert not list(recipe.rglob("evil*"))
     log = (recipe / "exp/pretrain_seed1/train.log").read_text()
+    # Each run but the first goes on from the checkpoint of the one before.
     assert log.count("# Started at") in (2, 3) and log.count("# Ended (code 0)") == 1
+    assert log.count("resumed at epoch") == log.count("# Started at") - 1
     # What exists is not run again.
     again = run(*matrix)
     assert "==" not in again and "was chosen" not in again

@@ -98,7 +98,7 @@ def test_dry_run_of_a_complete_corpus(corpus):
         "make_features --in_dir data/big_sp --out_dir dump/raw/big_sp ",
         "--text dump/raw/big_sp/text dump/raw/small_sp/text data/t/text ",
         "--out_dir exp/stats/raw_unigram200/big_sp ",
-        "--seed 7 --resume false --token_type bpe ",
+        "--seed 7 --resume true --token_type bpe ",
         "--max_epoch 2 --x 'a b'\n",
         "what method none needs beforehand is computed by parts of this stage",
         "--output_dir exp/none_seed7 ",
@@ -112,6 +112,22 @@ def test_dry_run_of_a_complete_corpus(corpus):
         assert expected in output, expected
     assert "--feats_stats true" in output and "--feats_stats false" in output
     assert not (corpus.folder / "exp").exists()
+
+
+@pytest.mark.parametrize(
+    "options, trainings",
+    [
+        (["--method", "none", "--use_lm", "true"], 3),
+        (["--method", "lm_transfer"], 3),
+        (["--method", "distillation"], 4),
+        (["--pretrain_task", "self_supervised"], 2),
+    ],
+)
+def test_the_job_of_a_training_goes_on(corpus, options, trainings):
+    """Slurm runs the same words again after a preemption: they must not start from the beginning."""
+    words = ["--dry_run", "--stage", "pretrain", "--stop_stage", "finetune", "--resume", "false", *options]
+    output = corpus(*words, "--lm_text", "data/t/text", "--unlabelled_set", "more")
+    assert output.count(" --resume true ") == trainings and "--resume false" not in output
 
 
 def test_dry_run_of_characters_has_no_sentencepiece_model(corpus):

@@ -161,9 +161,12 @@ unique() {
 }
 
 # fresh DIR: a training that starts from the beginning must not find an older one's files; they are kept beside it.
+# From then on what lies there is its own, so that its job goes on from its checkpoint when the cluster runs it again.
 fresh() {
-    local n=1 old
-    if [ "${resume}" = true ] || [ "${dry_run}" = true ] || [ ! -d "$1" ]; then return 0; fi
+    local n=1 old anew=true
+    if [ "${resume}" = true ]; then anew=false; fi
+    resume=true
+    if [ "${anew}" = false ] || [ "${dry_run}" = true ] || [ ! -d "$1" ]; then return 0; fi
     old=$(dirname "$1")/.old/$(basename "$1")
     while [ -e "${old}.${n}" ]; do n=$((n + 1)); done
     say "$1 holds a run with other options or inputs (or --force was given): moved to ${old}.${n}"
