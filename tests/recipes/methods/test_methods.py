@@ -139,16 +139,50 @@ def test_a_method_from_its_targets_to_its_scores(recipe, run_recipe, method):
     broken = [*words, "--tag", tags[0], "--stop_stage", "score"]
     killed([recipe / "run.sh", *map(str, broken)], recipe / f"exp/{name}_{tags[0]}")
     run_recipe(recipe / "run.sh", *broken)
-    ours, theirs = (
-        torch.load(recipe / f"exp/{name}_{tag}" / export / "model.pth", weights_only=True) for tag in tags
-    )
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert "resumed at epoch" in (recipe / f"exp/{name}_{tags[0]}/train.log").read_text()
+    same_model(*(recipe / f"exp/{name}_{tag}" / export for tag in tags))
     folder = (recipe / f"exp/{name}_{tags[0]}" / export).parent
     assert (folder / f"decode_{'transducer' if transducer else 'att'}/check/score/result.json").is_file()
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK_TRANSDUCER if transducer else STOCK],
-        cwd=folder / "export",
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    assert_stock_decodes(folder / "export", STOCK_TRANSDUCER if transducer else STOCK)
+
+
+def same_model(*folders: Path) -> None:
+    """Two exported models have the same parameters to the bit."""
+    ours, theirs = (torch.load(folder / "model.pth", weights_only=True) for folder in folders)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def assert_stock_decodes(folder: Path, program: str) -> None:
+    """ESPnet's own inference reads an exported model where this package cannot be imported."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, stdout=subprocess.PIPE, text=True)
     assert "text:" in done.stdout
+
+
+@pytest.mark.slow
+def test_both_stages_of_distillation(recipe, run_recipe):
+    """Killed in the training of the self-supervised teacher, in stage 1 and in stage 2; each goes on."""
+    conf = recipe.parents[1] / "TEMPLATE/asr1/conf"
+    many = {"max_epoch": EPOCHS, "checkpoint_steps": 1, "frames_per_step": 2000}
+    for name in ("distil_bestrq", "distil_encoder", "finetune_distillation"):
+        small = yaml.safe_load((conf / f"{name}.yaml").read_text()) | many
+        (recipe / f"{name}.yaml").write_text(yaml.safe_dump(small))
+    (recipe / "student.yaml").write_text(yaml.safe_dump(TINY_TRANSDUCER))
+    (recipe / "targets.yaml").write_text(yaml.safe_dump({"teachers": {"bestrq": {"layer": 1}}}))
+    words = ["--pretrain_config", "tiny.yaml", "--method", "distillation", "--pretrain_tag", "seed1"]
+    words += ["--student_config", "student.yaml", "--bestrq_model", "tiny.yaml"]
+    words += ["--bestrq_config", "distil_bestrq.yaml", "--stage1_config", "distil_encoder.yaml"]
+    words += ["--teacher_config", "targets.yaml"]
+    words += ["--finetune_config", "finetune_distillation.yaml", "--models", "own"]
+    words += ["--decode_configs", "transducer", "--stage", "stats", "--tag"]
+    broken = [recipe / "run.sh", *words, "broken", "--stop_stage", "score"]
+    places = ("exp/teacher_bestrq_seed1", "exp/distil_encoder_broken", "exp/distillation_broken")
+    for place in places:
+        killed([*map(str, broken)], recipe / place)
+    run_recipe(*broken)
+    for place in places:
+        assert "resumed at epoch" in (recipe / place / "train.log").read_text()
+    run_recipe(recipe / "run.sh", *words, "straight", "--stop_stage", "export")
+    exports = [recipe / f"exp/distillation_{tag}/export" for tag in ("broken", "straight")]
+    same_model(*exports)
+    assert (exports[0].parent / "decode_transducer/check/score/result.json").is_file()
+    assert_stock_decodes(exports[0], STOCK_TRANSDUCER)
