@@ -21,7 +21,7 @@ from espnet_ext.recipe.preflight import preflight_now
 from espnet_ext.recipe.provenance import provenance
 from espnet_ext.recipe.room import check_room
 from espnet_ext.recipe.stages import Stage, load_stages, select_stages
-from espnet_ext.recipe.state import DONE, INTERRUPTED, PREEMPTED, StageState
+from espnet_ext.recipe.state import DONE, INTERRUPTED, JOB, PREEMPTED, StageState
 from espnet_ext.recipe.submit import Records, Submission
 from espnet_ext.recipe.systems import load_systems
 
@@ -261,7 +261,7 @@ class Driver:
         self, stage: Stage, state: StageState, stages: list[Stage], descriptors: list[int]
     ) -> int:
         status = state.status()
-        if status.state == DONE and self.values["force"] != "true":
+        if status.state == DONE and (self.values["force"] != "true" or self._goes_on(state)):
             say(f"{stage}: done ({status.why}), nothing has changed: skipped (--force runs it again)")
             return 0
         self._check_inputs(state, stages)
@@ -283,10 +283,13 @@ class Driver:
 
     def _run_stage(self, stage: Stage, state: StageState, descriptors: list[int]) -> int:
         resume = self.values.get("resume", "auto")
+        if resume == "false" and self._goes_on(state):
+            resume = "auto"
         go_on = state.can_resume() if resume == "auto" else resume == "true"
         facts = provenance()
-        record = state.begin(shlex.join([self.program, *self.arguments]), facts)
-        run = StageRun(stage.file, self._words(stage), self._environment(go_on), descriptors)
+        record = state.begin(shlex.join([self.program, *self.arguments]), facts, anew=not go_on)
+        environment = {**self._environment(go_on), "anew_mark": str(state.anew)}
+        run = StageRun(stage.file, self._words(stage), environment, descriptors)
         start = time.time()
         code = run.run()
         missing = state.missing_outputs() if code == 0 else []
@@ -302,6 +305,12 @@ class Driver:
             return 0
         self._explain(stage, code, result, logs)
         return 128 + run.signals[0] if result == INTERRUPTED else code
+
+    @staticmethod
+    def _goes_on(state: StageState) -> bool:
+        """Whether this job had begun the stage and is run again: --force was for its first run."""
+        again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        return again and state.begun_by(os.environ.get(JOB, ""))
 
     def _explain(self, stage: Stage, code: int, result: str, logs: list[str]) -> None:
         again = shlex.join([self.program, *self.arguments])

@@ -6,6 +6,7 @@ says ``running`` while the stage runs; only exit status 0 with all outputs there
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from espnet_ext.recipe.stages import Stage
 
 DONE, STALE, FAILED, TODO = "done", "stale", "failed", "to do"
 RUNNING, INTERRUPTED, PREEMPTED = "running", "interrupted", "preempted"
+#: In the environment of a job that runs stages: Slurm's number of it.
+JOB = "ESPNET_EXT_STAGE_JOB"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class StageState:
         self.inputs.update(dict.fromkeys(self.configs, False))
         suffix = "" if self.scope == "recipe" else f"@{self.scope}"
         self.file = Path(self.values["expdir"]) / ".stages" / f"{stage.number:02}_{stage.label}{suffix}.json"
+        #: Is there until a training that is to start anew has got so far (`fresh` of stage.sh takes it away).
+        self.anew = self.file.with_suffix(".anew")
 
     def record(self) -> dict | None:
         """The record of the last run, None if there is none (or none that can be read)."""
@@ -137,14 +142,29 @@ class StageState:
         return Status(INTERRUPTED, f"started {record['start']}, its process is gone")
 
     def can_resume(self) -> bool:
-        """Whether the last run ended early and nothing that decides about the result has changed since."""
-        record = self.record()
-        if record is None or self.status().state not in (FAILED, INTERRUPTED, PREEMPTED):
-            return False
-        return not self.changes(record)
+        """Whether the last run ended early and nothing that decides about the result has changed since.
 
-    def begin(self, command: str, facts: Mapping) -> dict:
-        """Write and return the record of a run that starts now."""
+        Whoever asks holds the lock: a run that the record calls running was killed, perhaps on another node.
+        """
+        record = self.record()
+        if record is None or self.status().state not in (FAILED, INTERRUPTED, PREEMPTED, RUNNING):
+            return False
+        # One that ended before its training began anew has left an older training's files.
+        return not self.anew.exists() and not self.changes(record)
+
+    def begun_by(self, job: str) -> bool:
+        """Whether the last run was in this job, of which the cluster makes another run now."""
+        record = self.record()
+        return bool(job) and record is not None and record.get("job") == job
+
+    def begin(self, command: str, facts: Mapping, anew: bool = False) -> dict:
+        """Write and return the record of a run that starts now.
+
+        Args:
+            command: what was typed.
+            facts: of the machine and the code.
+            anew: a training is not to go on from what is there.
+        """
         record = {
             "stage": self.stage.label,
             "number": self.stage.number,
@@ -155,11 +175,14 @@ class StageState:
             "start": _now(),
             "began": time.time(),
             "command": command,
+            "job": os.environ.get(JOB, ""),
             **facts,
             **self.prints(),
             "outputs": list(self.outputs),
             "all_options": dict(self.values),
         }
+        if anew and re.search(r"^\s*fresh ", self.stage.code(), re.M):
+            atomic_write_text(self.anew, "")  # first: killed between the two, it is not taken for older files
         self._write(record)
         return record
 

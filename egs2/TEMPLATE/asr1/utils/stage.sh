@@ -166,12 +166,15 @@ fresh() {
     local n=1 old anew=true
     if [ "${resume}" = true ]; then anew=false; fi
     resume=true
-    if [ "${anew}" = false ] || [ "${dry_run}" = true ] || [ ! -d "$1" ]; then return 0; fi
-    old=$(dirname "$1")/.old/$(basename "$1")
-    while [ -e "${old}.${n}" ]; do n=$((n + 1)); done
-    say "$1 holds a run with other options or inputs (or --force was given): moved to ${old}.${n}"
-    mkdir -p "$(dirname "${old}")"
-    run mv -- "$1" "${old}.${n}"
+    if [ "${dry_run}" = true ]; then return 0; fi
+    if [ "${anew}" = true ] && [ -d "$1" ]; then
+        old=$(dirname "$1")/.old/$(basename "$1")
+        while [ -e "${old}.${n}" ]; do n=$((n + 1)); done
+        say "$1 holds a run with other options or inputs (or --force was given): moved to ${old}.${n}"
+        mkdir -p "$(dirname "${old}")"
+        run mv -- "$1" "${old}.${n}"
+    fi
+    if [ -n "${anew_mark:-}" ]; then rm -f -- "${anew_mark}"; fi
 }
 
 # The language model that decoding may use.

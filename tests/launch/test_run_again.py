@@ -1,0 +1,88 @@
+"""A driver that is run again goes on from what the run before it has left, and only from that."""
+
+import json
+
+import pytest
+
+from tests.recipes.driver.conftest import real_template, recipe  # noqa: F401  fixtures
+
+#: A training in short: it comes to its experiment's folder a while after its stage has begun.
+TRAINING = """\
+. ./hook
+fresh "${dumpdir}/model"
+mkdir -p "${dumpdir}/model"
+echo "resume=${resume}"
+"""
+
+
+@pytest.fixture
+def training(recipe):  # noqa: F811
+    """The toy recipe; its second stage keeps an experiment in dump/model."""
+    stage = recipe.template / "stages/02_two.sh"
+    head, source, rest = stage.read_text().partition('. "${template_dir}/utils/stage.sh"\n')
+    stage.write_text(head + source + TRAINING + rest.partition("\n")[2])
+    (recipe.folder / "local/two.sh").write_text('#!/usr/bin/env bash\nset -e\n. ./later\ncp "$1" "$2"\n')
+    (recipe.folder / "later").touch()
+    return recipe
+
+
+def put(folder, words: str) -> None:
+    """What a training in the folder has written."""
+    (folder / "dump/model/words").write_text(words)
+
+
+@pytest.mark.parametrize("host", ["another-node", None])
+def test_a_run_that_was_killed_with_its_node(training, host):
+    """Its record says that it runs, there: nobody is left who holds the lock, and its checkpoint counts."""
+    (training.folder / "later").write_text("kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)")  # the driver
+    training(code=-9)
+    put(training.folder, "of the first run")
+    file = training.folder / "exp/.stages/02_two.json"
+    record = json.loads(file.read_text())
+    assert record["state"] == "running"
+    file.write_text(json.dumps(record | ({"host": host} if host else {})))
+    (training.folder / "later").write_text("")
+    assert "resume=true" in training()
+    assert (training.folder / "dump/model/words").read_text() == "of the first run"
+
+
+@pytest.mark.parametrize("end", ["exit 75", "kill -9 $PPID; sleep 5"])
+def test_a_run_that_ended_before_its_training_began(training, end):
+    """With other options than the experiment that is there, which the run after it must not go on with."""
+    training()
+    put(training.folder, "of other options")
+    (training.folder / "conf/a.yaml").write_text("a: 3\n")
+    training.hook(end)
+    process = training.start()
+    process.communicate(timeout=60)
+    assert process.returncode in (75, -9)
+    assert (training.folder / "dump/model/words").exists()
+    training.hook("")
+    (training.folder / "later").write_text("exit 75")
+    assert "moved to dump/.old/model.1" in training(code=75)
+    put(training.folder, "its own")
+    (training.folder / "later").write_text("")
+    assert "moved to" not in training()
+    assert (training.folder / "dump/model/words").read_text() == "its own"
+
+
+@pytest.mark.parametrize("option", [["--force"], ["--resume", "false"]])
+def test_anew_is_said_to_the_first_run_of_a_job(training, option):
+    """A submitted job is run again with the same words: each run would begin from scratch."""
+    training()
+    put(training.folder, "before the job")
+    job = {"ESPNET_EXT_STAGE_JOB": "7"}
+    (training.folder / "conf/a.yaml").write_text("a: 3\n")
+    (training.folder / "later").write_text("exit 75")
+    printed = training(*option, code=75, SLURM_RESTART_COUNT="0", **job)
+    assert "moved to dump/.old/model.1" in printed
+    put(training.folder, "in the job")
+    printed = training(*option, code=75, SLURM_RESTART_COUNT="1", **job)
+    assert "stage 1 one: done (" in printed and "moved to" not in printed
+    (training.folder / "later").write_text("")
+    printed = training(*option, SLURM_RESTART_COUNT="2", **job)
+    assert "moved to" not in printed and (training.folder / "dump/model/words").read_text() == "in the job"
+    # Another job that was put back into the queue once, before it began.
+    other = {"ESPNET_EXT_STAGE_JOB": "8", "SLURM_RESTART_COUNT": "1"}
+    printed = training(*option, **other)
+    assert ("moved to" in printed) == (option == ["--force"])
