@@ -10,13 +10,16 @@ import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ext.asr.model import ASRModel
-from espnet_ext.asr.sampled import SampledMethod, check_decoder
+from espnet_ext.asr.sampled import SampledMethod
 from espnet_ext.asr.task import ASRTask, dump_config
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
 from espnet_ext.mutual_learning.best import present_best
+from espnet_ext.mutual_learning.checks import check_models, refuse_lasting_copies
 from espnet_ext.mutual_learning.method import MutualMethod, Peer
-from espnet_ext.mutual_learning.options import MutualOptions, PeerOptions, parse_conf, parse_peers
+from espnet_ext.mutual_learning.options import parse_conf
+from espnet_ext.mutual_learning.peers import PeerOptions, alone, parse_peers, refuse_different_masks
+from espnet_ext.train.init_param import init_param
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method
 from espnet_ext.train.signals import StopRequest
@@ -38,7 +41,7 @@ class MutualLearningTask(ASRTask):
         group = parser.add_argument_group("mutual learning")
         group.add_argument(
             "--peers",
-            type=yaml.safe_load,
+            type=_yaml,
             default=2,
             help="number of peers, or a YAML list with what each has otherwise than the others",
         )
@@ -52,8 +55,11 @@ class MutualLearningTask(ASRTask):
     @classmethod
     def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
         """Check everything that can be checked from the options, then train."""
-        parse_conf(args.mutual_learning_conf)
-        parse_peers(args)
+        options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args)
+        if options.shared_masks:
+            refuse_different_masks(peers)
+        if len(peers) == 1:
+            args = alone(args, peers[0])
         return super().train(args, stop)
 
     @classmethod
@@ -63,6 +69,7 @@ class MutualLearningTask(ASRTask):
         device = next(model.parameters()).device
         built = [Peer(each.name, cls._model(each, args, model, device), each.seed, None) for each in peers]
         check_models([peer.model for peer in built], options, args.input_size)
+        refuse_lasting_copies(built, peers, options)
         for peer, each in zip(built, peers, strict=True):
             if not each.frozen:
                 peer.updater = cls.make_updater(each.args, peer.model.parameters(), updates)
@@ -80,13 +87,22 @@ class MutualLearningTask(ASRTask):
     def _model(
         cls, each: PeerOptions, args: argparse.Namespace, model: ASRModel, device: torch.device
     ) -> ASRModel:
-        """Build a peer as a training of its own would; ``model`` is that of the options without `--peers`."""
-        if each.name == "peer1" and vars(each.args) == vars(args):
+        """Build a peer as a training of its own would; ``model`` is that of the options without `--peers`.
+
+        Raises:
+            UserError: its options make no model, or its checkpoint does not fill it.
+        """
+        if each.name == "peer1" and not each.whole and vars(each.args) == vars(args):
             return model
         print(f"{each.name}{' (frozen)' if each.frozen else ''}, seed {each.seed}:", flush=True)
         seed_torch(each.seed, "initial parameters")
-        own = cls.build_model(each.args).to(device)
-        cls._initialise(each.args, own)
+        try:
+            own = cls.build_model(each.args).to(device)
+            (_fill if each.whole else cls._initialise)(each.args, own)
+        except UserError as error:
+            raise UserError(f"--peers: {each.name}: {error}") from None
+        except (AssertionError, TypeError, ValueError) as error:  # ESPnet's way to refuse an option
+            raise UserError(f"--peers: {each.name}: no model has such options: {error}") from None
         return own
 
     @classmethod
@@ -123,52 +139,30 @@ def count_compute(path: Path) -> None:
     atomic_write_text(path, json.dumps(summary, indent=1) + "\n")
 
 
-def check_models(models: list[ASRModel], options: MutualOptions, input_size: int | None = None) -> None:
-    """Refuse models that cannot learn from each other.
+def _yaml(text: str):
+    """`--peers` as a value; what is not YAML is the user's error, with the place in the text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--peers: not YAML: {error}") from None
 
-    Args:
-        models: of the peers, in their order.
-        options: what they are to do.
-        input_size: stored features a frame; None where they read audio.
+
+def _fill(args: argparse.Namespace, model: ASRModel) -> None:
+    """Fill a whole model from its checkpoints: a teacher with fresh parameters would teach noise.
 
     Raises:
-        UserError: other numbers of tokens; a branch that not all have; a decoder without two passes; CTC
-            frames that stand for other times.
+        UserError: naming parameters that no checkpoint holds.
     """
-    for number, model in enumerate(models, 1):
-        if model.vocab_size != models[0].vocab_size:
-            raise UserError(
-                f"peer{number} has {model.vocab_size} tokens, peer1 {models[0].vocab_size}; they share them"
-            )
-        if len(models) > 1 and (model.decoder is None or model.ctc_weight == 1.0) and not options.ctc:
-            raise UserError(
-                f"peer{number} has no attention branch, on which peers meet; lower ctc_weight, or let CTC "
-                "take part (mutual_learning_conf: ctc: true)"
-            )
-        if options.ctc and model.ctc is None:
-            raise UserError(
-                f"mutual_learning_conf: ctc: true, and peer{number} has none (its ctc_weight is 0)"
-            )
-        if options.sampling is not None:
-            check_decoder(model, f"peer{number}")
-    if options.ctc:
-        frames = [_frames(model, input_size) for model in models]
-        if any(each != frames[0] for each in frames):
-            raise UserError(
-                "mutual_learning_conf: ctc: true compares CTC frame by frame, and the peers make "
-                f"{' and '.join(map(str, frames))} frames of the same speech; give them the same hop_length "
-                "and input_layer, or set ctc: false"
-            )
-
-
-@torch.no_grad()
-def _frames(model: ASRModel, input_size: int | None) -> list[int]:
-    """Encoder frames of two lengths of speech, samples or stored features."""
-    model.eval()
-    lengths = torch.tensor([16000, 40001] if input_size is None else [100, 251])
-    speech = torch.randn(2, int(lengths.max()), *([] if input_size is None else [input_size]))
-    device = next(model.parameters()).device
-    return model.encode_keyed(speech.to(device), lengths.to(device), None)[1].tolist()
+    loaded: set[str] = set()
+    for spec in args.init_param:
+        found = init_param(model, spec, args.ignore_init_mismatch)
+        loaded |= set(found.loaded)
+        print(f"{spec}: {found.summary()}", flush=True)
+    if fresh := sorted(set(model.state_dict()) - loaded):
+        raise UserError(
+            f"{', '.join(args.init_param)}: {len(fresh)} of the model's tensors are not in it "
+            f"({', '.join(fresh[:5])}{', ...' if len(fresh) > 5 else ''})"
+        )
 
 
 def _write_config(peer: PeerOptions, folder: Path) -> None:

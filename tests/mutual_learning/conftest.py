@@ -1,6 +1,7 @@
 """Small joint recognisers, a batch for them, and a few seconds of noise as a corpus."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +184,21 @@ def toy_cmd(toy_corpus):
         return [*corpus_options(toy_corpus, folder), *more]
 
     return command
+
+
+#: Two peers of different sizes, with updates of their own.
+PEERS = (
+    "[{seed: 0}, {seed: 5, encoder_conf: {output_size: 24}, optim_conf: {lr: 0.003}, grad_clip: 0.5, "
+    "scheduler_conf: {warmup_steps: 4}}]"
+)
+
+
+@pytest.fixture(scope="session")
+def mutual(toy_cmd, tmp_path_factory) -> Path:
+    """Experiment of two such peers at weight zero, with scheduled sampling off; to be read only."""
+    from espnet_ext.mutual_learning.task import MutualLearningTask
+
+    folder = tmp_path_factory.mktemp("mutual") / "exp"
+    cmd = toy_cmd(folder, "--peers", PEERS, "--mutual_learning_conf", "weight=0.0")
+    assert MutualLearningTask.main(cmd=cmd) == 0
+    return folder

@@ -153,6 +153,26 @@ def test_ctc_takes_part_on_request_only(make_peer, make_micro):
     torch.testing.assert_close(found, 0.5 * control + 0.5 * gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_temperature_form_and_full_weight_hold_for_both_branches(make_peer, make_micro):
+    own = options(0.5, temperature=2.0, form="kl", ctc=True, full_hard=True)
+    method = MutualMethod([make_peer("peer1", 1), make_peer("peer2", 2)], own, seed=1)
+    loss = part_loss(method, make_micro())
+    beliefs = method._beliefs(START, method.trained, make_micro())
+    mine, other = beliefs["peer1"], beliefs["peer2"]
+    inside = mine.output.targets != -1
+    frames = torch.arange(mine.ctc_scores.size(1)) < mine.output.encoder_out_lens[:, None]
+    figures = {name: float(total) for name, (total, _) in loss.figures.items()}
+    for branch, keep, ours, theirs in (
+        ("att", inside, mine.output.decoder_out, other.output.decoder_out),
+        ("ctc", frames, mine.ctc_scores, other.ctc_scores),
+    ):
+        p, q = (torch.softmax(scores[keep].double() / 2, -1) for scores in (ours, theirs))
+        divergence = 4 * (q * (q / p).log()).sum()
+        assert figures[f"loss_{branch}_mutual_peer1"] == pytest.approx(divergence.item(), rel=1e-4)
+    att, ctc = (figures[f"loss_{b}_peer1"] + 0.5 * figures[f"loss_{b}_mutual_peer1"] for b in ("att", "ctc"))
+    assert figures["loss_peer1"] == pytest.approx(0.3 * ctc + 0.7 * att, rel=1e-5)
+
+
 def test_identical_peers_remain_identical(make_peer, run_steps, everything):  # M5
     peers = [make_peer("peer1", 1), make_peer("peer2", 1)]
     method = MutualMethod(peers, options(0.5, form="kl"), seed=1)
@@ -259,6 +279,9 @@ def test_masks_are_shared_or_of_each_peer_s_own(make_peer, make_micro):
     }
     features = {shared: [sounds for sounds, _ in each.values()] for shared, each in speech.items()}
     clean = features[0][2]  # a teacher hears everything
+    unmasked = MutualMethod(peers, options(shared_masks=True), seed=1)
+    silence = heard(unmasked, dataclasses.replace(make_micro(), keys=None))
+    assert all(torch.equal(clean, sounds) for sounds, _ in silence.values())
     assert not torch.equal(features[0][0], clean) and not torch.equal(features[0][0], features[0][1])
     assert all(torch.equal(features[1][0], each) for each in features[1])
     assert torch.equal(features[1][0], features[0][0])  # the training's own seed, in both ways
@@ -285,6 +308,43 @@ def test_histories_are_shared_in_turn_or_own(make_peer, make_micro):
     assert torch.equal(read["shared", 0][0], first)
     assert torch.equal(read["shared", 1][0], read["own", 1][1])
     assert not torch.equal(read["shared", 1][0], read["own", 1][0])
+
+
+def test_draws_are_own_where_masks_are_shared(make_peer, make_micro):
+    peers = [make_peer(f"peer{seed}", seed, start=1, dropout=0.0) for seed in (1, 2)]
+    own = options(shared_masks=True, sampling=sampling(history="own"))
+    (sounds, first), (others, second) = heard(MutualMethod(peers, own, seed=1), make_micro()).values()
+    assert torch.equal(sounds, others) and not torch.equal(first, second)
+
+
+def test_history_follows_the_warm_up_and_the_draw(make_peer, make_micro):
+    peers = [make_peer("peer1", 1, dropout=0.0), make_peer("peer2", 2, dropout=0.0)]
+    micro = make_micro()
+    text, first = micro.batch.tensors["text"], peers[0].model
+    with torch.no_grad():  # <sos/eos> and the blank are what it likes best, and no history holds them
+        first.decoder.output_layer.bias[[first.sos, first.blank_id]] += 20.0
+
+    def read(method, step: int, seed: int = 1) -> torch.Tensor:
+        """What the first peer's decoder reads after <sos>, in the labels' places."""
+        seen = []
+        hook = first.decoder.embed.register_forward_pre_hook(lambda _, a: seen.append(a[0]))
+        method.train()
+        (turn,) = method.turns(Position(1, step, step))
+        turn.parts[0].loss(make_micro(seed))
+        hook.remove()
+        return seen[-1][:, 1:].where(text != -1, text)
+
+    for draw in ("sample", "argmax"):
+        late = Sampling(Ramp(1.0, start=2), draw, "own")
+        single = SampledMethod(first, peers[0].updater, sampling=late)
+        for method in (MutualMethod(peers, options(sampling=late), seed=1), single):
+            assert torch.equal(read(method, 1), text)
+            written = read(method, 2)
+            assert not torch.equal(written, text)
+            assert not torch.isin(written, torch.tensor([first.sos, first.blank_id])).any()
+        # Other random numbers: other samples, and the same best token. (Masks would change what it hears.)
+        first.keyed_specaug = None
+        assert torch.equal(read(single, 2), read(single, 2, seed=7)) == (draw == "argmax")
 
 
 @pytest.mark.parametrize("loss_norm", ["utterance", "token"])
@@ -319,6 +379,10 @@ def test_weight_warms_up(make_peer, make_micro):
     method = MutualMethod(
         [make_peer("peer1", 1), make_peer("peer2", 2)], MutualOptions(Ramp(0.4, start=2, steps=4)), seed=1
     )
+    grows = dataclasses.replace(method.options, sampling=Sampling(Ramp(0.6, start=1, steps=3)))
+    both = MutualMethod(method.peers, grows, seed=1)
+    sampled = [both.after_step(Position(1, step, step))["sampling"][0] for step in (0, 1, 2, 9)]
+    assert sampled == pytest.approx([0, 0, 0.2, 0.6])
     shown = [method.after_step(Position(1, step, step))["mutual_weight"][0] for step in (0, 2, 4, 6, 9)]
     assert shown == pytest.approx([0, 0, 0.2, 0.4, 0.4])
     losses = {step: part_loss(method, make_micro(), position=Position(1, step, step)) for step in (0, 4)}
@@ -356,6 +420,8 @@ def test_validation_figures(make_peer, make_micro, batch):
     divergence = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
     assert figures["kl"][0].item() == pytest.approx(divergence.item(), rel=1e-4)
     assert figures["kl"][1] == labels
+    agreed = sum(int(p.argmax() == q.argmax()) for p, q in zip(*probabilities, strict=True))
+    assert figures["agreement"] == (agreed, labels) and 0 < agreed < labels
     assert not any("peer3" in name for name in figures)
 
 

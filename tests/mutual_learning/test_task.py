@@ -21,18 +21,16 @@ from espnet_ext.bin import calibration
 from espnet_ext.decode.attention_greedy import attention_greedy
 from espnet_ext.decode.ctc_greedy import ctc_greedy
 from espnet_ext.errors import UserError
-from espnet_ext.mutual_learning.options import DEFAULTS, parse_conf, parse_peers
+from espnet_ext.mutual_learning.best import present_best
+from espnet_ext.mutual_learning.options import DEFAULTS, parse_conf
+from espnet_ext.mutual_learning.peers import parse_peers
 from espnet_ext.mutual_learning.task import MutualLearningTask
 from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.systems import load_systems
 from espnet_ext.train import streams
 from espnet_ext.train.checkpoint import NAME
 from espnet_ext.train.export import export
-
-PEERS = (
-    "[{seed: 0}, {seed: 5, encoder_conf: {output_size: 24}, optim_conf: {lr: 0.003}, grad_clip: 0.5, "
-    "scheduler_conf: {warmup_steps: 4}}]"
-)
+from tests.mutual_learning.conftest import PEERS
 
 
 def end_of(folder: Path) -> dict:
@@ -50,15 +48,6 @@ def same(one, other) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-
-@pytest.fixture(scope="module")
-def mutual(toy_cmd, tmp_path_factory) -> Path:
-    """Two peers of different sizes at weight zero, with scheduled sampling off."""
-    folder = tmp_path_factory.mktemp("mutual") / "exp"
-    cmd = toy_cmd(folder, "--peers", PEERS, "--mutual_learning_conf", "weight=0.0")
-    assert MutualLearningTask.main(cmd=cmd) == 0
-    return folder
 
 
 def test_one_peer_is_plain_training(toy_cmd, tmp_path, capfd):  # M2
@@ -186,65 +175,47 @@ def test_teacher_from_an_exported_model_of_another_size(mutual, toy_cmd, tmp_pat
     assert not (tmp_path / "exp" / "peer2").exists()
     row = next(csv.DictReader((tmp_path / "exp" / "history.csv").open()))
     assert float(row["train_loss_att_mutual_peer1"]) > 0
+    # A teacher has a forward pass alone, which is a third of a learner's work.
+    learns, teaches = (summary["peers"][name]["parameters"] for name in ("peer1", "peer2"))
+    assert summary["encoder_frames"] == summary["frames"]["labelled"] > 0
+    assert summary["compute"] == summary["encoder_frames"] * (3 * learns + teaches)
+    assert summary["updates"] == summary["steps"] > 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--mutual_learning_conf", "weight=1.0"], r"weight 1.0: expected a number in \[0, 1\)"),
-        (["--mutual_learning_conf", "weight=-0.5"], r"weight -0.5: expected a number in \[0, 1\)"),
-        (["--mutual_learning_conf", "weight=much"], "weight 'much': expected a number"),
-        (["--mutual_learning_conf", "lambda=0.5"], "unknown lambda; there are ctc, form"),
-        (["--mutual_learning_conf", "masks=same"], "masks same: expected independent or shared"),
-        (["--mutual_learning_conf", "ctc=1"], "ctc 1: expected true or false"),
-        (["--mutual_learning_conf", "temperature=0"], "temperature 0: expected more than 0"),
-        (["--mutual_learning_conf", "sampling=1.5"], r"sampling 1.5: expected a number in \[0, 1\]"),
-        (["--mutual_learning_conf", "weight_warmup=-1"], "numbers of steps from 0 on"),
-        (["--peers", "0"], "expected at least one peer"),
-        (["--peers", "many"], "expected a number, or a list"),
-        (["--peers", "[{}, {seed: 0}]"], r"peer1 and peer2 have the same model, start and seed \(0\)"),
-        (["--peers", "[{}, {layers: 3}]"], "peer2: layers: not an option of a peer"),
-        (["--peers", "[{}, {encoder_conf: 3}]"], "peer2: encoder_conf 3: expected a mapping"),
-        (["--peers", "[{}, {seed: one}]"], "peer2: seed one"),
-        (["--peers", "[{}, {token_type: word}]"], "peer2: token_type word: peers compare posteriors token"),
-        (["--peers", "[{}, {frozen: true}]"], "peer2: is frozen and has no checkpoint"),
-        (
-            ["--peers", "[{}, {frozen: true, init_param: a.pth, optim: sgd}]"],
-            "peer2: is frozen, optim would have no",
-        ),
-        (["--peers", "[{frozen: true, init_param: a.pth}]"], "all of them are frozen"),
-        (["--peers", "[{}, {model_dir: nowhere}]"], "nowhere/config.yaml: no such file"),
-        (["--peers", "[{}, {init_param: nowhere.pth}]"], "nowhere.pth: no such model file"),
-        (["--peers", "[{}, {model_conf: {ctc_weight: 1.0}}]"], "peer2 has no attention branch"),
-        (
-            ["--peers", "[{}, {encoder_conf: {input_layer: conv2d2}}]", "--mutual_learning_conf", "ctc=true"],
-            r"the peers make \[24, 62\] and \[48, 123\] frames",
-        ),
-        (
-            ["--peers", "[{}, {decoder: rnn}]", "--mutual_learning_conf", "sampling=0.2"],
-            "sampling needs a Transformer decoder, and peer2 has RNNDecoder",
-        ),
-    ],
-)
-def test_bad_input_ends_before_training(toy_cmd, tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
-        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", *options))
-    assert not (tmp_path / "exp" / NAME).exists()
+def test_only_peer_has_its_options_as_those_of_the_training(toy_cmd, tmp_path):
+    peers = "[{seed: 5, encoder_conf: {output_size: 24}, optim_conf: {lr: 0.003}}]"
+    cmd = toy_cmd(tmp_path / "one", "--peers", peers, "--max_epoch", "1")
+    assert MutualLearningTask.main(cmd=cmd) == 0
+    plain = [
+        "--seed",
+        "5",
+        "--encoder_conf",
+        "output_size=24",
+        "--optim_conf",
+        "lr=0.003",
+        "--max_epoch",
+        "1",
+    ]
+    assert ASRTask.main(cmd=toy_cmd(tmp_path / "plain", *plain)) == 0
+    assert same(end_of(tmp_path / "plain"), end_of(tmp_path / "one"))
+    assert export(tmp_path / "one", tmp_path / "export", nbest=1) == [1]  # and its configuration is its own
 
 
-def test_teacher_with_other_tokens_is_refused(mutual, toy_cmd, tmp_path):
-    export(mutual / "peer1", tmp_path / "teacher", nbest=1)
-    path = tmp_path / "teacher" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["token_list"][3] = "ä"
-    path.write_text(yaml.safe_dump(config))
-    peers = f"[{{}}, {{frozen: true, model_dir: '{tmp_path / 'teacher'}'}}]"
-    (tmp_path / "other.txt").write_text("\n".join(config["token_list"]) + "\n")
-    with pytest.raises(UserError, match="peer2: token_list .*other.txt: peers compare posteriors"):
-        other = f"[{{}}, {{token_list: '{tmp_path / 'other.txt'}'}}]"
-        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", "--peers", other))
-    with pytest.raises(UserError, match=r"another token list \(13 tokens\) than this training \(13\)"):
-        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", "--peers", peers))
+def test_best_peer_by_a_figure_that_should_be_small(mutual, tmp_path):
+    shutil.copytree(mutual, tmp_path / "exp")
+    (tmp_path / "exp/99epoch.pth").write_bytes(b"of another peer")
+    losses = {"peer1": [], "peer2": []}
+    for row in csv.DictReader((mutual / "history.csv").open()):
+        for name, values in losses.items():
+            values.append(float(row[f"valid_loss_{name}"]))
+    least = {name: min(values) for name, values in losses.items()}
+    assert all(min(values) < max(values) for values in losses.values())
+    best = present_best(tmp_path / "exp", ["peer1", "peer2"], ("valid", "loss", "min"))
+    assert best == min(least, key=least.get)
+    summary = json.loads((tmp_path / "exp/train_summary.json").read_text())
+    assert {name: about["best_value"] for name, about in summary["peers"].items()} == least
+    kept = {path.name for path in (tmp_path / "exp").glob("*epoch.pth")}
+    assert kept == {path.name for path in (mutual / best).glob("*epoch.pth")}
 
 
 def measured(models, dump, folder, *more) -> dict:
