@@ -54,9 +54,14 @@ record() {
 }
 # How far the work is: anything that changes when it has moved on.
 position() {
-    local progress=()
+    local progress=() found each
     if [ -e "${folder}/progress/${number}" ]; then mapfile -t -d '' progress <"${folder}/progress/${number}"; fi
-    if [ "${#progress[@]}" -gt 0 ]; then stat --format '%n %Y %s %i' -- "${progress[@]}" 2>/dev/null; fi
+    for each in "${progress[@]}"; do
+        if ! stat --format '%n %Y %s %i' -- "${each}" 2>/dev/null; then # or a pattern
+            mapfile -t found < <(compgen -G "${each}")
+            if [ "${#found[@]}" -gt 0 ]; then printf '%s %d\n' "${each}" "${#found[@]}"; fi
+        fi
+    done
 }
 
 mkdir -p -- "${log%/*}"

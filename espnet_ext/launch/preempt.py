@@ -110,9 +110,12 @@ class Runs:
 
 
 def checkpoints_of(command: Sequence[str]) -> list[str]:
-    """Files of a training that change when it moves on."""
-    places = [command[i + 1] for i, word in enumerate(command[:-1]) if word == "--output_dir"]
-    return [str(Path(place, "checkpoint.pth")) for place in places]
+    """Files that change when a training moves on, or a dump that goes on with what is there."""
+    name, file = "--output_dir", "checkpoint.pth"
+    if "espnet_ext.bin.lm_targets" in command:
+        name, file = "--out_dir", "index.txt"
+    places = [command[i + 1] for i, word in enumerate(command[:-1]) if word == name]
+    return [str(Path(place, file)) for place in places]
 
 
 def fruitless_message(times: int) -> str:

@@ -13,7 +13,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.recipe.lock import SHARED
 from espnet_ext.recipe.plan import FIGURES, Row, read_plan
 from espnet_ext.recipe.state import DONE, STALE, StageState
-from espnet_ext.recipe.submit import Records, checkpoints, kind_of
+from espnet_ext.recipe.submit import Records, kind_of, progress_of
 from espnet_ext.recipe.systems import load_systems
 
 #: Stages that rows share, and those that each runs for itself.
@@ -113,7 +113,7 @@ class Matrix:
                     {},
                     kind_of(parts),
                     states,
-                    checkpoints(driver.values),
+                    progress_of(parts, driver.values),
                 )
         return sorted(steps.values(), key=lambda step: step.name[:2])
 
@@ -148,7 +148,7 @@ class Matrix:
             {SHARED: "true"},
             "train",
             states,
-            checkpoints({"finetune_exp": driver.values["finetune_exp"]}),
+            progress_of([state.stage for state in states], driver.values),
             row,
         )
 

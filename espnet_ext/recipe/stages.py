@@ -3,7 +3,9 @@
 Header fields: ``does`` (a line for the table), ``scope`` (``recipe``, or what the stage is done for, such as
 the experiment ``pretrain_${tag}``), ``options`` (those that decide the result), ``uncounted`` (those that do
 not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), ``inputs``, ``outputs`` and
-``logs`` (paths; a trailing `` ?`` marks one that may be absent).
+``logs`` (paths; a trailing `` ?`` marks one that may be absent), ``grows`` (paths, ``*``
+in them at will, of files that appear or change as work gets further that goes on after an interruption; a
+training's checkpoint need not be named).
 
 A stage may have further parts, files ``NN_name.part.sh`` with a header, a state and outputs of their own:
 what only some recipes or methods need. Their field ``when`` says with which values of which options they
@@ -41,6 +43,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
+    grows: tuple[str, ...] = ()
     login: bool = False  # needs the internet: --submit runs it at once, on this machine
     when: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
@@ -97,7 +100,7 @@ def _load(file: Path, match: re.Match) -> Stage:
         header.append(line[2:])
     try:
         fields = yaml.safe_load("\n".join(header))
-        for key in ("options", "uncounted", "inputs", "outputs", "logs"):
+        for key in ("options", "uncounted", "inputs", "outputs", "logs", "grows"):
             fields[key] = tuple(fields.get(key) or ())
         part = match[3] or ""
         when = fields.pop("when", {"method": [part]} if part else {})

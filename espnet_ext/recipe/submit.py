@@ -5,12 +5,14 @@ the queue is not submitted again: what needs it waits for that job.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
+from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.lock import locked
 from espnet_ext.recipe.preflight import submit_preflight
 from espnet_ext.recipe.stages import Stage
@@ -25,10 +27,12 @@ def kind_of(stages: Sequence[Stage]) -> str:
     return "decode" if "${decode_cmd}" in code else "cpu"
 
 
-def checkpoints(values) -> tuple[str, ...]:
-    """Files that change when a training of these options moves on."""
-    folders = [values.get(name) for name in ("pretrain_exp", "finetune_exp", "lm_exp")]
-    return tuple(f"{folder}/checkpoint.pth" for folder in folders if folder)
+def progress_of(stages: Sequence[Stage], values) -> tuple[str, ...]:
+    """Files that change when the work of these parts moves on: checkpoints, and what they name themselves."""
+    code = "\n".join(stage.code() for stage in stages)
+    names = dict.fromkeys(re.findall(r'--output_dir "\$\{(\w+)\}"', code))
+    found = [f"{values[name]}/checkpoint.pth" for name in names if values.get(name)]
+    return (*found, *(expand(path, values) for stage in stages for path in stage.grows))
 
 
 def refuse_if_in_use(values) -> None:
@@ -179,7 +183,7 @@ class Submission:
         scope = self.driver.state_of(unit.parts[0]).scope
         name = f"{number:02}_{unit.parts[0].name}" + ("" if scope == "recipe" else f"@{scope}")
         record = self.submitter.submit(
-            [self.submitter.work(self.driver.again(number), checkpoints(values) if kind == "train" else ())],
+            [self.submitter.work(self.driver.again(number), progress_of(unit.parts, values))],
             f"{self.records.folder}/{name}.log",
             kind,
             threads=0 if gpu else threads,

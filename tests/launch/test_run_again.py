@@ -1,9 +1,16 @@
 """A driver that is run again goes on from what the run before it has left, and only from that."""
 
 import json
+import re
+import subprocess
 
 import pytest
 
+from espnet_ext.launch.jobfolder import JOB_SH, JobFolder
+from espnet_ext.launch.preempt import checkpoints_of
+from espnet_ext.launch.request import parse_request
+from espnet_ext.recipe.stages import load_stages
+from espnet_ext.recipe.submit import progress_of
 from tests.recipes.driver.conftest import real_template, recipe  # noqa: F401  fixtures
 
 #: A training in short: it comes to its experiment's folder a while after its stage has begun.
@@ -86,3 +93,38 @@ def test_anew_is_said_to_the_first_run_of_a_job(training, option):
     other = {"ESPNET_EXT_STAGE_JOB": "8", "SLURM_RESTART_COUNT": "1"}
     printed = training(*option, **other)
     assert ("moved to" in printed) == (option == ["--force"])
+
+
+def test_each_training_of_a_stage_is_seen_to_move_on(real_template):  # noqa: F811
+    """Else a job that saves, but not in the folder that is looked at, is given up after three runs."""
+    stages = load_stages(real_template / "stages")
+    trainings = [stage for stage in stages if "${train_cmd}" in stage.code()]
+    assert len(trainings) >= 8
+    for stage in [*trainings, *(stage for stage in stages if stage.grows)]:
+        text = stage.file.read_text()
+        values = {name: f"exp/{name}" for name in re.findall(r"\$\{(\w+)", text)}
+        assert len(progress_of([stage], values)) == 1, stage
+    values = {f"{name}_exp": name for name in ("pretrain", "lm", "masked_lm", "bestrq")}
+    found = progress_of([stage for stage in trainings if stage.number == 6], values)
+    assert set(found) == {f"{name}/checkpoint.pth" for name in values.values()}
+    words = ["python", "-m", "espnet_ext.bin.lm_targets", "--out_dir", "x"]
+    assert checkpoints_of(words) == ["x/index.txt"]
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_dump_that_gets_further_is_not_given_up(tmp_path, moves):
+    """Each run of the job is interrupted; some leave one more part of what is to be computed."""
+    folder = tmp_path / "it's a [dump]"
+    script = 'mkdir -p "$0/a/shards/$1" && touch "$0/a/shards/$1/index"; exit 75'
+    words = ["sh", "-c", script if moves else "exit 75", folder, "restart"]
+    pattern = str(folder).replace("[", "\\[") + "/*/shards/*/index"
+    statuses = []
+    for restart in range(5):
+        request = parse_request([str(tmp_path / "x.log"), *map(str, words[:-1]), str(restart)])
+        if not restart:
+            job = JobFolder.create(request, "cpu", threads=1, progress={1: [pattern]}, again=True)
+        (job.path / "words").write_bytes(b"".join(word.encode() + b"\0" for word in request.command))
+        environment = {"PATH": "/bin:/usr/bin", "SLURM_RESTART_COUNT": str(restart), "SLURM_JOB_ID": "1"}
+        done = subprocess.run(["bash", JOB_SH, job.path, "1"], cwd=tmp_path, env=environment)
+        statuses.append(done.returncode)
+    assert statuses == ([75] * 5 if moves else [75, 75, 75, 1, 1])

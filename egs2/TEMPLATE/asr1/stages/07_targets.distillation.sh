@@ -15,6 +15,7 @@
 # - ${bestrq_exp}/train_summary.json ?
 # outputs:
 # - ${targets_dir}/complete.json
+# grows: ["${targets_dir}/*/shards/*/index"]
 # logs: ["${logdir}/07_targets_distillation_${pretrain_tag}.*.log", "${pretrain_exp}/export.log", "${bestrq_exp}/export.log"]
 . "${template_dir}/utils/stage.sh"
 

@@ -17,6 +17,7 @@
 # - ${lm_teacher_place}/*.bin ?
 # outputs:
 # - ${lm_targets}/summary.npz
+# grows: ["${lm_targets}/index.txt"]
 # logs: ["${logdir}/07_targets_lm_${lm_teacher_tag}_${token_unit}.log"]
 . "${template_dir}/utils/stage.sh"
 
