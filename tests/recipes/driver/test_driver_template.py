@@ -70,6 +70,15 @@ def test_stage_files_declare_what_they_use(stages, options):
         assert in_paths <= set(options.values), f"{stage}: {in_paths - set(options.values)}"
 
 
+def test_who_speaks_is_an_input(stages):
+    """Intervals draw speakers: where one is corrected after a run, dumps and scores are made again."""
+    inputs = {stage.label: {path.removesuffix(" ?") for path in stage.inputs} for stage in stages}
+    for name in ("pretrain_data", "train_data", "valid_set", "test_sets", "unlabelled_set"):
+        assert f"${{datadir}}/${{{name}}}/utt2spk" in inputs["features"]
+    for stage in ("score", "score.start"):
+        assert {"${dump}/${valid_set}/utt2spk", "${dump}/${test_sets}/utt2spk"} <= inputs[stage]
+
+
 def test_every_command_goes_through_run_or_queue(stages):
     """Else a dry run would do it. `set` and assignments change nothing but the script's own variables."""
     verbs = "run queue run_queue open_queue fresh export_teachers say set mapfile ."

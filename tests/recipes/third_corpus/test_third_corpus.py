@@ -98,4 +98,11 @@ def test_all_stages(recipe, recording, run_recipe, tiny_options):
             decoded = read_table(folder / "text", empty_values=True)
             assert decoded.rows.keys() == read_table(recording / "sets" / name / "text").rows.keys()
             assert (folder / "score/result.json").is_file() and name in report
+    # A speaker is corrected afterwards: what was scored over speakers is scored again.
+    speakers = recipe / "data/final.1/utt2spk"
+    speakers.write_text("".join(f"{line.split()[0]} one\n" for line in speakers.read_text().splitlines()))
+    again = run_recipe(recipe / "run.sh", *options, "--stop_stage", "score")
+    assert "(stale: data/final.1/utt2spk changed)" in again
+    assert "(stale: dump/raw/final.1/utt2spk changed)" in again
+    assert "stage 6 pretrain: done (" in again  # nobody trains again for that
     assert not list(recipe.rglob("evil*"))

@@ -7,17 +7,22 @@
 # - ${datadir}/${pretrain_data}/wav.scp
 # - ${datadir}/${pretrain_data}/text
 # - ${datadir}/${pretrain_data}/segments ?
+# - ${datadir}/${pretrain_data}/utt2spk
 # - ${datadir}/${train_data}/wav.scp
 # - ${datadir}/${train_data}/text
 # - ${datadir}/${train_data}/segments ?
+# - ${datadir}/${train_data}/utt2spk
 # - ${datadir}/${valid_set}/wav.scp
 # - ${datadir}/${valid_set}/text
 # - ${datadir}/${valid_set}/segments ?
+# - ${datadir}/${valid_set}/utt2spk
 # - ${datadir}/${test_sets}/wav.scp ?
 # - ${datadir}/${test_sets}/text ?
 # - ${datadir}/${test_sets}/segments ?
+# - ${datadir}/${test_sets}/utt2spk ?
 # - ${datadir}/${unlabelled_set}/wav.scp ?
 # - ${datadir}/${unlabelled_set}/segments ?
+# - ${datadir}/${unlabelled_set}/utt2spk ?
 # - ${datadir}/${pretrain_set}/audio_stamp ?
 # - ${datadir}/${train_set}/audio_stamp ?
 # - ${datadir}/${valid_set}/audio_stamp ?

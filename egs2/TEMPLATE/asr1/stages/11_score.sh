@@ -10,6 +10,8 @@
 # - ${finetune_exp}/peer*/decode_*/*/text ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
+# - ${dump}/${valid_set}/utt2spk ?
+# - ${dump}/${test_sets}/utt2spk ?
 # outputs:
 # - ${finetune_exp}/decode_${decode_configs}/${valid_set}/score/result.json
 # - ${finetune_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?

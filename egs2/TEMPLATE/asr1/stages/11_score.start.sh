@@ -9,6 +9,8 @@
 # - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/text ?
 # - ${dump}/${valid_set}/text
 # - ${dump}/${test_sets}/text ?
+# - ${dump}/${valid_set}/utt2spk ?
+# - ${dump}/${test_sets}/utt2spk ?
 # outputs:
 # - ${pretrain_exp}/decode_${decode_configs}/${valid_set}/score/result.json
 # - ${pretrain_exp}/decode_${decode_configs}/${test_sets}/score/result.json ?
