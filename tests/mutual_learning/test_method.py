@@ -372,7 +372,10 @@ def test_accumulation_and_normalisation(make_peer, make_micro, batch, run_steps,
     figures = {name: float(total) for name, (total, _) in loss.figures.items()}
     att = 0.6 * figures["loss_att_peer1"] + 0.4 * figures["loss_att_mutual_peer1"]
     expected = (0.3 * figures["loss_ctc_peer1"] + 0.7 * att) / (labels if loss_norm == "token" else 4)
-    assert float(loss.loss) == pytest.approx(expected, rel=1e-5)
+    assert loss.loss.item() == pytest.approx(expected, rel=1e-5)
+    total, weight = loss.figures["loss_peer1"]  # what is logged is the quotient, of this micro-batch the loss
+    assert weight == (labels if loss_norm == "token" else 4)
+    assert float(total) / weight == pytest.approx(expected, rel=1e-5)
 
 
 def test_weight_warms_up(make_peer, make_micro):

@@ -201,6 +201,13 @@ def test_only_peer_has_its_options_as_those_of_the_training(toy_cmd, tmp_path):
     assert export(tmp_path / "one", tmp_path / "export", nbest=1) == [1]  # and its configuration is its own
 
 
+def test_seeds_of_peers_that_do_not_name_theirs(toy_cmd):
+    args = MutualLearningTask.get_parser().parse_args(toy_cmd("exp", "--peers", "3", "--seed", "7"))
+    assert [peer.seed for peer in parse_peers(args)] == [7, 1007, 2007]
+    args.peers = [{}, {"seed": 5}, {}]
+    assert [peer.seed for peer in parse_peers(args)] == [7, 5, 2007]
+
+
 def test_best_peer_by_a_figure_that_should_be_small(mutual, tmp_path):
     shutil.copytree(mutual, tmp_path / "exp")
     (tmp_path / "exp/99epoch.pth").write_bytes(b"of another peer")
@@ -312,6 +319,14 @@ def test_options_of_the_systems_are_understood(repo_root, toy_cmd, mutual, tmp_p
         assert [peer.frozen for peer in peers][1:] == [name == "mutual_learning_distillation"] * (
             len(peers) - 1
         )
+    sweep = yaml.safe_load((repo_root / "benchmarks/sweeps/mutual_learning.yaml").read_text())
+    tried = []
+    for arguments in sweep.values():
+        args = parser.parse_args(toy_cmd("exp", *base, *shlex.split(arguments)))
+        options = parse_conf(args.mutual_learning_conf)
+        assert len(parse_peers(args)) == 2
+        tried.append((options, args.model_conf["lsm_weight"]))
+    assert all(one != other for one, other in itertools.combinations(tried, 2))
     cells = list(itertools.product([False, True], repeat=3))
     for count, prefix in ((2, "mutual_learning"), (1, "mutual_learning_single")):  # the grid is whole
         grid = [about for name, about in found.items() if re.match(f"{prefix}(_bare|_with_.*)?$", name)]
