@@ -9,6 +9,7 @@
     history/N     starts and ends of job N, one a line, if it may run several times
     slurm.out     what Slurm itself has to say (a time limit, memory)
     cancelled     is there once we have cancelled the jobs
+    open          names of jobs that somebody waits for, or waited for until he was killed
 """
 
 import os
@@ -45,7 +46,7 @@ def words_of(command: Sequence[str], name: str, fill) -> tuple[str, list[str]]:
     return token, [fill(word, token) if name else word for word in command]
 
 
-@dataclass
+@dataclass(frozen=True)
 class JobFolder:
     """One request's folder."""
 
@@ -164,6 +165,24 @@ class JobFolder:
             return False
         killed = done.status in (RUN_AGAIN, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
         return done.end > when or killed and done.end >= int(when)  # its time is in whole seconds
+
+    def mark_open(self, name: str) -> None:
+        """Leave word, before they are submitted, of jobs of this name that will be waited for."""
+        with open(self.path / "open", "a", encoding="utf-8") as handle:
+            handle.write(f"{name}\n")
+
+    def close(self) -> None:
+        """None of the jobs is in the queue any more."""
+        (self.path / "open").unlink(missing_ok=True)
+
+    def forsaken(self) -> dict["JobFolder", list[str]]:
+        """Folders of the same log that nobody has closed, with the names of their jobs."""
+        stem = self.name.rpartition(".")[0]
+        found = {}
+        for file in self.path.parent.glob("*/open"):
+            if file.parent != self.path and file.parent.name.rpartition(".")[0] == stem:
+                found[JobFolder(file.parent)] = file.read_text(encoding="utf-8").split()
+        return found
 
     def mark_cancelled(self) -> None:
         """Leave word that the jobs were cancelled by us."""

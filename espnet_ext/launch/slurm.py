@@ -15,6 +15,7 @@ from espnet_ext.errors import RUN_AGAIN
 from espnet_ext.launch import joblog
 from espnet_ext.launch.cluster import FINAL, Cluster, Ended, Full, Queued, Stopped
 from espnet_ext.launch.ends import STUCK, meaning, status_of
+from espnet_ext.launch.forsaken import end_forsaken
 from espnet_ext.launch.jobfolder import JOB_SH, JobFolder, common_arguments
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.settings import Plan
@@ -30,6 +31,8 @@ SLOW_DISK = 20.0
 SETTLE = 3.0
 #: Seconds to wait for what was cancelled to be gone.
 GONE = 60.0
+#: Seconds from one signal to the next in which both mean the same.
+ONE_WISH = 0.5
 
 
 class SlurmRun:
@@ -44,6 +47,7 @@ class SlurmRun:
         self.status: dict[int, int] = {}
         self.failed: tuple[int, int, Ended | None] | None = None
         self.stop_signals: list[int] = []
+        self.last_signal = 0.0
         self.missed: dict[int, float] = {}  # since when a job has been in neither place
         self.full_until = 0.0
         self.told: set[str] = set()
@@ -62,6 +66,7 @@ class SlurmRun:
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
+            end_forsaken(self.folder, self.cluster, lambda: bool(self.stop_signals))
             self._loop()
         finally:
             if self.failed:
@@ -69,6 +74,8 @@ class SlurmRun:
             # One that failed may yet be put back into the queue.
             if self.chunks and (self.open or self.failed):
                 self._cancel()
+            else:
+                self.folder.close()
             self.watch.end()
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -87,7 +94,13 @@ class SlurmRun:
             self.watch.show(running, [self.request.log_of(min(self.open))] if self.open else [])
             if self.open and self.failed is None:
                 pause = 0.05 if ended else min(1.0, pause * 1.2)
-                time.sleep(pause)
+                self._sleep(pause)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, but not on when a signal comes: whoever sends a second one may leave no time to cancel."""
+        end = time.monotonic() + seconds
+        while not self.stop_signals and (left := end - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
 
     def _submit(self) -> None:
         """Submit what is left, in arrays as large as the site takes them."""
@@ -101,6 +114,7 @@ class SlurmRun:
                 # Each array has a limit of its own: one after the other keep it in all.
                 words.append(f"--dependency=afterany:{self.chunks[-1][0]}")
         name = f"{self.folder.name}.{first}" if array else self.folder.name
+        self.folder.mark_open(name)
         try:
             job = self.cluster.submit(
                 [*words, *common_arguments(self.folder), str(JOB_SH), str(self.folder.path), str(first)]
@@ -200,6 +214,10 @@ class SlurmRun:
         self.failed = (number, status, ended)
 
     def _on_signal(self, number: int, frame) -> None:
+        # The end of a login shell sends several at once, directly and through the stage: that is one wish.
+        last, self.last_signal = self.last_signal, time.monotonic()
+        if self.stop_signals and self.last_signal - last < ONE_WISH:
+            return
         self.stop_signals.append(number)
         if len(self.stop_signals) > 2:
             os._exit(128 + number)
@@ -210,11 +228,12 @@ class SlurmRun:
             self.folder.mark_cancelled()
         jobs = [job for job, _, _ in self.chunks]
         end = time.monotonic() + GONE
-        told = False
+        told = self.cluster.cancel(jobs)
         while time.monotonic() < end and len(self.stop_signals) < 2:
             if not told:
                 told = self.cluster.cancel(jobs)
             if self.cluster.queue(self._names()) == []:
+                self.folder.close()
                 break
             time.sleep(0.5)
         else:

@@ -1,5 +1,7 @@
 """The back end that waits, with a cluster that is slow, full, or away."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -226,3 +228,51 @@ def test_how_a_job_ended(tmp_path, monkeypatch, scontrol, sacct, expected):
 )
 def test_what_an_end_means(ended, status, said, told):
     assert told in meaning(ended, status, said)
+
+
+class Lasting(Cluster):
+    """Has a job in its queue until that one is cancelled."""
+
+    job = "1"
+
+    def queue(self, names):
+        self.asked = list(names)
+        row = Queued(self.job, None, "RUNNING", "", "node", "0:05", names[0])
+        return [] if self.job in self.cancelled else [row]
+
+
+def test_several_signals_at_once_cancel(run, monkeypatch):
+    """The end of a login shell reaches it directly and through the stage: nothing may stay in the queue."""
+
+    def signals():
+        time.sleep(0.5)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setitem(globals(), "Cluster", Lasting)
+    thread = threading.Thread(target=signals)
+    thread.start()
+    code, cluster = run("x.log", leave=False)
+    thread.join()
+    assert code == 143 and cluster.cancelled == ["1"]
+
+
+class Left(Lasting):
+    """The job is that of a run that was killed."""
+
+    job = "9"
+
+    def submit(self, arguments, name, stopped):
+        assert self.cancelled == ["9"]
+        return super().submit(arguments, name, stopped)
+
+
+def test_what_a_killed_run_has_left_is_ended_first(run, tmp_path, monkeypatch, capsys):
+    """It was to write the same log; jobs of other logs are nobody's business here."""
+    for log in ("x.log", "xy.log"):
+        JobFolder.create(parse_request([str(tmp_path / log), "true"]), "cpu", threads=1).mark_open("x.old")
+    monkeypatch.setitem(globals(), "Cluster", Left)
+    code, cluster = run("x.log")
+    assert code == 0 and cluster.submitted == [1] and cluster.asked == ["x.old"]
+    assert "cancelled: 9, left by a run that was killed" in capsys.readouterr().err
+    assert [file.parent.name.split(".")[0] for file in (tmp_path / "q").glob("*/open")] == ["xy"]

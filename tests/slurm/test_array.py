@@ -121,6 +121,22 @@ def test_jobs_end_with_the_back_end(start, tmp_path):
     wait_for(lambda: not queue("orphan"))
 
 
+def test_what_a_killed_run_leaves_ends_before_the_next_begins(start, run, tmp_path):
+    """`kill -9` leaves no time to cancel. Two jobs beside each other would be two trainings in one folder."""
+    script = (
+        "mkdir alone || exit 9; trap 'rmdir alone; exit 75' TERM; "
+        "if [ -e first ]; then rmdir alone; exit 0; fi; touch first; while true; do sleep 0.1; done"
+    )
+    process = start("x.log", "sh", "-c", script)
+    wait_for(lambda: (tmp_path / "first").exists())
+    process.kill()
+    process.wait()
+    assert queue("x.") == ["RUNNING"]
+    code, output = run("x.log", "sh", "-c", script)
+    assert code == 0 and "left by a run that was killed" in output, output
+    assert not (tmp_path / "alone").exists() and not queue("x.")
+
+
 def test_at_most_so_many_at_a_time(run, tmp_path):
     script = "touch run.$0; sleep 0.3; ls run.* | wc -l >count.$0; rm run.$0"
     assert run("--max_jobs_run", "2", "JOB=1:6", "x.JOB.log", "sh", "-c", script, "JOB")[0] == 0
