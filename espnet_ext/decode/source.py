@@ -99,6 +99,13 @@ class Source:
                 f"{where}: {path!r} has {audio.channels} channel(s) at {audio.rate} Hz, the model expects "
                 f"mono at {self.fs} Hz; run stage 3 (features) for this set"
             )
+        # A recording that needs no conversion is read where it lies: it may have been replaced since.
+        expected = round(self.lengths[name] * self.fs)
+        if len(audio.samples) != expected:
+            raise UserError(
+                f"{where}: {path!r} had {expected} samples when features were made, now it has "
+                f"{len(audio.samples)}; run stage 3 (features) again, with --force"
+            )
         return to_float(audio.samples[:, 0])
 
     def _read_features(self, where: str, path: str) -> np.ndarray:

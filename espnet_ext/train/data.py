@@ -80,13 +80,22 @@ class KeyedPreprocess:
 
     ESPnet draws from the loader process's global generators, so that an utterance's augmentation depends on
     the number of processes and on what was loaded before it.
+
+    Args:
+        preprocess: ESPnet's preprocessor.
+        seed: key of the augmentation.
+        lengths: samples (or frames) of each utterance. One of another length raises ValueError: recordings
+            are read where they lie, and one that was replaced is not what its transcript belongs to.
     """
 
-    def __init__(self, preprocess: Callable, seed: int):
-        self.preprocess, self.seed = preprocess, seed
+    def __init__(self, preprocess: Callable, seed: int, lengths: Mapping[str, int] | None = None):
+        self.preprocess, self.seed, self.lengths = preprocess, seed, lengths or {}
         self.passes = 0  # which pass over the data is under way
 
     def __call__(self, utterance: str, data: dict) -> dict:
+        speech, expected = data.get("speech"), self.lengths.get(utterance)
+        if speech is not None and expected is not None and len(speech) != expected:
+            raise ValueError(f"its length is {len(speech)} and was {expected}")
         number = key(self.seed, "preprocess", self.passes, utterance)
         before = np.random.get_state(), random.getstate()
         np.random.seed(number % 2**32)
@@ -115,7 +124,7 @@ class _Readable(torch.utils.data.Dataset):
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise UserError(
                 f"{self.source}: utterance {utterance!r} cannot be read ({_reason(error)}); was its file "
-                "moved or changed? run the stages from features on again"
+                "moved or changed? run stage 3 (features) again, with --force, and those after it"
             ) from None
 
 
@@ -153,7 +162,7 @@ class SpeechData:
             )
         )
         sources = [speech] + ([(str(data_dir / "text"), "text", "text")] if text else [])
-        self.preprocess = KeyedPreprocess(preprocess, seed)
+        self.preprocess = KeyedPreprocess(preprocess, seed, self.lengths)
         # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
         dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
         self.dataset = _Readable(dataset, self.preprocess, speech[0])

@@ -279,6 +279,18 @@ def test_audio_of_another_rate_is_named_with_its_line(decode, dumped, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recording_that_was_replaced_is_named(decode, dumped, tmp_path):
+    """Plain recordings are decoded where they lie, not from a copy."""
+    data = copied(dumped, tmp_path)
+    lines = (data / "wav.scp").read_text(encoding="utf-8").splitlines(keepends=True)
+    other = tmp_path / "other.wav"
+    soundfile.write(other, torch.zeros(4000 + 1500 * 2 - 1).numpy(), 16000)
+    lines[2] = f"{lines[2].split()[0]} {other}\n"
+    (data / "wav.scp").write_text("".join(lines), encoding="utf-8")
+    status, printed = decode(data_dir=data)
+    assert status == 1 and f"{data}/wav.scp:3" in printed and "7000 samples" in printed and "6999" in printed
+
+
 def test_missing_lengths_are_named(decode, dumped, tmp_path):
     data = copied(dumped, tmp_path)
     lines = (data / "utt2num_samples").read_text(encoding="utf-8").splitlines(keepends=True)

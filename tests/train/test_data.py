@@ -86,3 +86,13 @@ def test_audio_that_vanished_is_named(toy_corpus, tmp_path, workers):
     assert (
         message.startswith(f"{tmp_path / 'wav.scp'}: utterance 'b' cannot be read (") and "\n" not in message
     )
+
+
+def test_audio_that_was_replaced_is_named(tmp_path):
+    """Plain recordings are read where they lie; a shorter one is not what its transcript belongs to."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(799), 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
+    (tmp_path / "speech_shape").write_text("a 800\n")
+    data = SpeechData(tmp_path, tmp_path, draw, text=False)
+    with pytest.raises(UserError, match=r"wav\.scp: utterance 'a' .*its length is 799 and was 800.*--force"):
+        list(data.batches([("a",)], 0))
