@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
-from humanfriendly import parse_size
 
 from espnet_ext.asr.load import is_transducer, read_config
+from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.export import INFERENCE_KEYS
@@ -210,8 +210,7 @@ def _input(config: dict) -> str:
     """What a model reads, in words."""
     if config.get("input_size") is not None:
         return f"stored features of {config['input_size']} numbers a frame"
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
-    return f"audio of {parse_size(rate) if isinstance(rate, str) else rate} Hz"
+    return f"audio of {sample_rate((config.get('frontend_conf') or {}).get('fs', 16000))} Hz"
 
 
 def _tokens(token_list: str | list[str]) -> list[str]:
