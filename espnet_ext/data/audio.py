@@ -17,6 +17,8 @@ PLAIN_FORMATS = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "NIST", "AU", "RF64",
 #: Frames from here on mean that the header does not know: the file was written through a pipe.
 _UNKNOWN_FRAMES = 1 << 40
 _AGAIN = "run the features stage again"
+#: Float samples are parts of full scale. A peak like this is not loud: integers were written as floats.
+_NO_PEAK = 100.0
 _AT_MOST_16_BIT = frozenset({"PCM_16", "PCM_S8", "PCM_U8"})
 
 
@@ -42,7 +44,8 @@ def read_audio(path: str | os.PathLike, where: str) -> Audio:
         where: ``file:line`` that names it, for messages.
 
     Raises:
-        UserError: absent, empty, not audio, cut short, or holding NaN or infinite samples.
+        UserError: absent, empty, not audio, cut short, or holding samples that are NaN, infinite or far
+            beyond full scale.
     """
     if not os.path.isfile(path):
         raise UserError(no_such_audio(str(path), where))
@@ -67,6 +70,11 @@ def read_audio(path: str | os.PathLike, where: str) -> Audio:
         )
     if samples.dtype == np.float32 and not np.isfinite(samples).all():
         raise UserError(f"{where}: {str(path)!r} holds samples that are not finite numbers (NaN or infinity)")
+    if samples.dtype == np.float32 and (loudest := peak(samples)) > _NO_PEAK:
+        raise UserError(
+            f"{where}: {str(path)!r} holds floats up to {loudest:.0f}, expected -1 to 1; are they 16-bit "
+            "numbers? divide them by 32768 and write the file again"
+        )
     return audio
 
 
@@ -95,6 +103,11 @@ def read_checked(path: str, length: int, where: str) -> np.ndarray:
             f"{samples.shape}; {_AGAIN}"
         )
     return samples[:, 0]
+
+
+def peak(samples: np.ndarray) -> float:
+    """The largest absolute value; 0 where there are no samples."""
+    return float(max(samples.max(), -samples.min())) if samples.size else 0.0
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:

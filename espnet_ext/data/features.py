@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_ext.data.audio import Audio, resample, to_int16, write_flac
+from espnet_ext.data.audio import Audio, peak, resample, to_int16, write_flac
 from espnet_ext.data.drops import Drops
 from espnet_ext.data.fbank import MELS, fbank
 from espnet_ext.data.kaldi import DataDir, write_speakers, write_table
@@ -28,6 +28,8 @@ from espnet_ext.errors import UserError
 FEATS_TYPES = ("raw", "fbank")
 #: What to do with several channels: refuse them, average them, or take the first.
 MULTICHANNEL = ("error", "mean", "first")
+#: Float samples may lie beyond full scale. Peaks up to here are those of MP3 and mixing; above, it is said.
+LOUD = 2.0
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def _kept_utterances(
                 )
                 part.drops.append((utterance.name, reason, utterance.where))
                 continue
+            if samples.dtype == np.float32 and peak(samples) > LOUD:
+                part.note(f"peak above {LOUD:g} times full scale, cut off in copies", recording.where)
             if audio.channels > 1:
                 samples = _one_channel(samples, recording, options.multichannel, part)
             if audio.rate != options.fs:

@@ -70,6 +70,13 @@ def test_not_finite(tmp_path):
     assert "not finite" in _refused(path)
 
 
+def test_integers_in_a_file_of_floats(tmp_path):
+    """Full scale is 1: such a file would be noise in every copy, and 86 dB louder than others in place."""
+    path = tmp_path / "kaldi.wav"
+    soundfile.write(path, np.array([0.0, -20000.0, 1.0]), 16000, subtype="FLOAT")
+    assert "floats up to 20000, expected -1 to 1" in _refused(path)
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT"])
 def test_other_depths(tmp_path, subtype):
     path = tmp_path / "a.wav"

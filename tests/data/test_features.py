@@ -78,6 +78,16 @@ def test_resampled_and_said(corpus, capsys):
         assert abs(info.frames - 8000) <= 1 and rows("utt2num_samples")[name] == str(info.frames)
 
 
+def test_floats_beyond_full_scale_are_said(corpus, capsys):
+    corpus.write()
+    scp = corpus.path / "wav.scp"
+    lines = scp.read_text().splitlines()
+    soundfile.write("loud.wav", corpus.tone(0.5, 16000) * 40, 16000, subtype="FLOAT")
+    scp.write_text("\n".join([f"{lines[0].split()[0]} loud.wav", *lines[1:]]) + "\n")
+    assert run(corpus) == 0
+    assert "peak above 2 times full scale, cut off in copies: 1 (first: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
 def test_other_audio_under_the_same_paths_is_other_content(corpus, feats_type):
     both = np.stack([corpus.tone(0.5, 16000), 0.5 * corpus.tone(0.5, 16000)], axis=1)
