@@ -14,6 +14,7 @@ from pathlib import Path
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.recipe.execute import StageRun
 from espnet_ext.recipe.expand import expand
+from espnet_ext.recipe.findings import LAST, findings
 from espnet_ext.recipe.fingerprint import paths_of
 from espnet_ext.recipe.lock import SHARED, locked
 from espnet_ext.recipe.options import Options, load_options, read_yaml
@@ -299,6 +300,8 @@ class Driver:
         logs = self._logs(stage, start)
         result = state.finish(record, code, bool(run.signals), logs)
         if result == DONE:
+            for line in findings(logs) if stage.number <= LAST else ():
+                print(line, flush=True)
             say(f"{stage}: done in {record['seconds']:.0f} s")
             if run.signals:  # it was faster than the signal; the stages after it still do not run
                 return 128 + run.signals[0]

@@ -44,6 +44,18 @@ def test_record_says_what_was_run(recipe):
     assert (recipe.folder / "exp/.stages/03_three@none.json").is_file()
 
 
+def test_what_jobs_found_in_the_data_is_on_the_screen(recipe):
+    """It stands in logs, which nobody opens after a stage that ended well."""
+    found = (
+        "data/a -> dump/a: 3 of 4 utterances\\n  dropped 1: empty transcript (first: data/a/text:2 'b')\\n"
+    )
+    (recipe.folder / "local/one.sh").write_text(f'#!/usr/bin/env bash\nprintf "{found}"\necho all >$1\n')
+    output = recipe("--stop_stage", "1")
+    said = "\n".join(["data/a -> dump/a: 3 of 4 utterances", "  dropped 1: empty transcript (first: "])
+    assert f"{said}data/a/text:2 'b')\n" in output and "# Started" not in output
+    assert output.index("dropped 1") < output.index("one: done in")
+
+
 def test_stale_after_changes(recipe):
     recipe()
     assert "text was 'hello', is 'bye'" in recipe.why("one", "--text", "bye")
