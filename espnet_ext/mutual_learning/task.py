@@ -100,7 +100,9 @@ class MutualLearningTask(ASRTask):
             own = cls.build_model(each.args).to(device)
             (_fill if each.whole else cls._initialise)(each.args, own)
         except UserError as error:
-            raise UserError(f"--peers: {each.name}: {error}") from None
+            common = each.args.init_param and each.args.init_param == args.init_param
+            hint = "\nThat is where all peers start; init_param: [] starts this one anew" if common else ""
+            raise UserError(f"--peers: {each.name}: {error}{hint}") from None
         except (AssertionError, TypeError, ValueError) as error:  # ESPnet's way to refuse an option
             raise UserError(f"--peers: {each.name}: no model has such options: {error}") from None
         return own

@@ -150,7 +150,7 @@ def test_exported_model_that_is_no_peer(mutual, toy_cmd, toy_corpus, tmp_path):
     assert parse_peers(args)[1].args.normalize_conf["stats_file"] == str(tmp_path / "mean/stats.npz")
 
 
-def test_peers_that_nothing_random_parts_are_refused(mutual, toy_cmd, tmp_path):
+def test_start_that_all_peers_have(mutual, toy_cmd, tmp_path):
     export(mutual / "peer1", tmp_path / "start", nbest=1)
     options = ["--init_param", str(tmp_path / "start/model.pth"), "--specaug", "none"]
     for part in ("encoder", "decoder"):
@@ -162,6 +162,9 @@ def test_peers_that_nothing_random_parts_are_refused(mutual, toy_cmd, tmp_path):
     masks = ["--specaug", "specaug", "--mutual_learning_conf", "masks=shared"]
     with pytest.raises(UserError, match=message):
         MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", *options, *masks))
+    larger = ["--peers", "[{}, {encoder_conf: {output_size: 24}}]"]
+    with pytest.raises(UserError, match=r"(?s)peer2: .*do not fit .*init_param: \[\] starts this one anew"):
+        MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", *options, *larger))
     for parted in (  # any of these makes them different
         ["--specaug", "specaug"],
         ["--decoder_conf", "dropout_rate=0.1"],
