@@ -126,4 +126,5 @@ def test_a_training_in_slices_ends_as_if_left_alone(run, toy_cmd, tmp_path):  # 
     code, output, log = run(f"{slice} USR1 KILL", *slow)
     assert code == 0, output + log
     assert log.count("# Started at") >= 3 and "saved at step" in log
+    assert log.count("resumed at epoch") == log.count("# Started at") - 1
     assert_same_end(tmp_path / "exp", tmp_path / "other")

@@ -13,7 +13,7 @@ from tests.train.test_survival import assert_same_end
 MATRIX = """\
 systems: [none]
 seeds: [1]
-sweep: {none: {one: --max_epoch 1, two: --max_epoch 2}}
+sweep: {none: {one: --max_epoch 8, two: --max_epoch 9}}
 choose: {decoding: ctc, figure: cer}
 gpu_hours: 2
 """
@@ -46,10 +46,12 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options, monkeypa
     for name, row in rows.items():
         assert list(row["test"]) == (["final.1"] if name == f"{chosen}_seed1" else [])
     assert not list(recipe.rglob("evil*"))
-    log = (recipe / "exp/pretrain_seed1/train.log").read_text()
-    # Each run but the first goes on from the checkpoint of the one before.
-    assert log.count("# Started at") in (2, 3) and log.count("# Ended (code 0)") == 1
-    assert log.count("resumed at epoch") == log.count("# Started at") - 1
+    for name in ("pretrain_seed1", *rows):
+        log = (recipe / "exp" / name / "train.log").read_text()
+        assert log.count("# Started at") == 3 and log.count("# Ended (code 0)") == 1, log
+        assert log.count("saved at step") == 1
+        # Each run but the first goes on from the checkpoint of the one before.
+        assert log.count("resumed at epoch") == 2, log
     # What exists is not run again.
     again = run(*matrix)
     assert "==" not in again and "was chosen" not in again

@@ -138,10 +138,10 @@ def test_what_a_killed_run_leaves_ends_before_the_next_begins(start, run, tmp_pa
 
 
 def test_at_most_so_many_at_a_time(run, tmp_path):
-    script = "touch run.$0; sleep 0.3; ls run.* | wc -l >count.$0; rm run.$0"
+    script = "touch run.$0; sleep 1; ls run.* | wc -l >count.$0; rm run.$0"
     assert run("--max_jobs_run", "2", "JOB=1:6", "x.JOB.log", "sh", "-c", script, "JOB")[0] == 0
     counts = [int(file.read_text()) for file in tmp_path.glob("count.*")]
-    assert len(counts) == 6 and max(counts) <= 2
+    assert len(counts) == 6 and max(counts) == 2
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_the_queue_is_asked_seldom(run, tmp_path, environment):
     path = f"{folder}:{environment['PATH']}"
     assert run("JOB=1:60", "x.JOB.log", "sh", "-c", "[ $0 != 7 ] || sleep 7", "JOB", PATH=path)[0] == 0
     calls = (tmp_path / "calls").read_text().split()
-    assert calls.count("squeue") <= 2 and calls.count("sbatch") == 1 and len(calls) <= 4
+    assert 1 <= calls.count("squeue") <= 2 and calls.count("sbatch") == 1 and len(calls) <= 4
 
 
 @pytest.mark.slow

@@ -191,6 +191,9 @@ def test_a_requeued_stage_goes_on(toy):
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for(lambda: (toy.folder / "exp/3.txt").exists())
     assert toy.states()["two"] == "done"
+    assert (toy.folder / "runs").read_text() == "run\nrun\n"
+    told = (toy.folder / "exp/.slurm/02_two.log").read_text()
+    assert re.findall("^resume=.*", told, re.M) == ["resume=false", "resume=true"]
 
 
 def test_what_needs_the_internet_runs_where_it_was_typed(toy):

@@ -87,6 +87,7 @@ def test_a_lost_node_and_a_time_limit(train, untouched):
     assert process.returncode == 0, out + text(log)
     assert text(log).count("# Started at") == 3
     assert text(log).count("saved at step") == 1 and text(log).count("back in the queue") == 1
+    assert text(log).count("resumed at epoch") == 2
     assert_same_end(folder, untouched)
     assert not queue("train.")
 
@@ -110,6 +111,7 @@ def test_preempted_by_a_higher_partition(train, untouched):
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out + text(log)
     assert text(log).count("# Started at") == 2 and text(log).count("saved at step") == 1
+    assert text(log).count("resumed at epoch") == 1
     assert_same_end(folder, untouched)
 
 
@@ -133,4 +135,5 @@ def test_a_time_limit_shorter_than_the_training(sliced, toy_cmd, tmp_path):
     log = text(sliced.folder / "sliced.log")
     assert sliced.returncode == 0, out + log
     assert log.count("# Started at") >= 3
+    assert log.count("resumed at epoch") == log.count("# Started at") - 1
     assert_same_end(sliced.folder / "exp", tmp_path / "other")
