@@ -11,6 +11,7 @@ from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_ext.asr.command_line import parse_command
 from espnet_ext.asr.model import ASRModel, adopt
 from espnet_ext.asr.sampled import SampledMethod, check_decoder, parse_sampling
 from espnet_ext.errors import UserError
@@ -83,7 +84,7 @@ class ASRTask(ESPnetASRTask):
     @classmethod
     def _main(cls, args: argparse.Namespace | None, cmd: list[str] | None, stop: StopRequest) -> int:
         parser = cls.get_parser()
-        args = args or parser.parse_args(cmd)
+        args = args or parse_command(parser, cmd)
         if args.print_config:
             cls.print_config()
             return 0
