@@ -35,3 +35,14 @@ def test_a_language_model_needs_sentences(recipe, real_template):
     recipe.template = real_template
     words = ["--method", "lm_transfer", "--stage", "pretrain", "--stop_stage", "pretrain", "--dry_run"]
     assert "--lm_text FILE; or --lm_teacher" in recipe(*words, code=1)
+
+
+def test_its_language_model_is_not_looked_for_on_a_hub(recipe, real_template):
+    """Without stage 6 its folder would be a name there: minutes of tries, or a model of somebody else."""
+    recipe.template = real_template
+    for name in ("dump/raw/train/text", "dump/raw/dev/text", "data/token_list/unigram200/tokens.txt"):
+        (recipe.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (recipe.folder / name).write_text("a WORD\n")
+    output = recipe("--method", "lm_transfer", "--stage", "targets", "--stop_stage", "targets", code=1)
+    assert "error: exp/masked_lm_unigram200/lm.pth does not exist: stage 6 trains" in output
+    assert "hub" not in output and "Traceback" not in output
