@@ -1,5 +1,6 @@
 """Files that are either whole or absent: everything is written beside its target and renamed at the end."""
 
+import codecs
 import contextlib
 import os
 import shutil
@@ -104,7 +105,8 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
             try:
                 yield number, raw.rstrip(b"\r\n").decode("utf-8")
             except UnicodeDecodeError as error:
+                wide = number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
                 raise UserError(
                     f"{path}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
-                    "convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
+                    f"convert the file, for example with `iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8`"
                 ) from None

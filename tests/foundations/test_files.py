@@ -62,6 +62,9 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
     (tmp_path / "text").write_bytes(b"a fine\nb caf\xe9\n")
     with pytest.raises(UserError, match=r"text:2: not UTF-8 \(byte 0xe9 at column 6\)"):
         list(read_lines(tmp_path / "text"))
+    (tmp_path / "wide").write_text("a caf\u00e9\n", encoding="utf-16")  # as some editors save
+    with pytest.raises(UserError, match=r"wide:1: .*iconv -f UTF-16 -t UTF-8"):
+        list(read_lines(tmp_path / "wide"))
     with pytest.raises(UserError, match="no such file"):
         list(read_lines(tmp_path / "absent"))
 

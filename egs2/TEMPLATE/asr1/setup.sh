@@ -37,7 +37,7 @@ fi
 if [ ! -e local/data.sh ]; then
     cat >local/data.sh <<'END'
 #!/usr/bin/env bash
-# Writes data/<set>/{wav.scp,text,utt2spk,spk2utt} for every set that run.sh names; an unlabelled set has no text.
+# Writes data/<set>/{wav.scp,text,utt2spk} for every set that run.sh names; an unlabelled set has no text.
 #   wav.scp   <utterance> <audio file>    absolute, or relative to this recipe's folder; spaces are allowed
 #   text      <utterance> <transcript>
 #   utt2spk   <utterance> <speaker>

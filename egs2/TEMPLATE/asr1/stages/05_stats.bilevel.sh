@@ -22,7 +22,7 @@
 
 if [ -z "${unlabelled_set}" ] || ! has "${dump}/${unlabelled_set}"; then
     say "error: ${unlabelled_set:+${dump}/${unlabelled_set} does not exist, and }method bilevel needs speech without transcripts:" \
-        "--unlabelled_set NAME, a set data/NAME of local/data.sh with wav.scp, utt2spk and spk2utt" >&2
+        "--unlabelled_set NAME, a set data/NAME of local/data.sh with wav.scp and utt2spk" >&2
     exit 1
 fi
 run python -m espnet_ext.bin.merge_config --out "${logdir}/05_stats_bilevel_${tag}.yaml" \
