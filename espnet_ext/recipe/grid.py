@@ -12,6 +12,9 @@ from espnet_ext.recipe.matrix import FINISH, FIRST_OWN, OWN, Matrix, Row
 from espnet_ext.recipe.state import DONE, RUNNING, STALE
 from espnet_ext.recipe.usage import hours, usage_file
 
+#: Stages that decode the test sets of a point that was chosen, and score them.
+TESTS = (10, 11)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -119,10 +122,10 @@ class Grid:
                 if row.label != choice.label:
                     continue
                 command = [str(self.matrix.driver.template / "asr.sh"), *self.matrix.base, *row.whole]
-                command += [*OWN, "--stage", "10", "--stop_stage", "11", "--skip_stages="]
+                command += [*OWN, "--stage", str(TESTS[0]), "--stop_stage", str(TESTS[-1]), "--skip_stages="]
                 if "SLURM_JOB_ID" in os.environ:
                     command += ["--cmd_backend", "slurm"]
-                if self._tested(row):
+                if self._is_tested(row):
                     continue
                 print(f"{choice.label} was chosen on {self.valid}: {shlex.join(command)}", flush=True)
                 worst = run_through(command, environment) or worst
@@ -135,6 +138,14 @@ class Grid:
         print(f"{folder / stem}.md")
         done = sum(self.state(row) == DONE or bool(self._tested(row)) for row in self.plan.rows)
         return worst or (0 if done == len(self.plan.rows) else 1)
+
+    def _is_tested(self, row: Row) -> bool:
+        """Whether nothing, the way to decode, say, has changed since the test sets were decoded."""
+        if not self._tested(row) or row.name in {changed.name for changed, _ in self.matrix.changed()}:
+            return bool(self._tested(row))  # a row that is not as asked for is left as it is
+        driver = self.matrix.whole_drivers[row.name]
+        states = [driver.state_of(stage) for stage in driver.stages() if stage.number in TESTS]
+        return all(state.status().state == DONE for state in states)
 
     def _tested(self, row: Row) -> dict[str, float]:
         """Scores on the test sets."""

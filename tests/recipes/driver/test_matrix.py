@@ -96,6 +96,31 @@ def test_the_choice_is_by_the_mean_on_dev_and_says_if_points_are_missing(plan, m
     assert (choice.label, choice.complete) == ("gan_c", True)
 
 
+@pytest.mark.parametrize(
+    ("decoding", "training", "decoded"),
+    [
+        ("done", "done", True),
+        ("stale", "done", False),
+        ("stale", "stale", True),
+        ("stale", "no score", False),
+    ],
+)
+def test_test_sets_are_decoded_again_after_a_change(plan, decoding, training, decoded):
+    """Else a chosen point is reported with test scores of other decoding options than those on dev."""
+    found = plan("systems: [gan]\nsweep: {gan: {a: x, b: x}}")
+    row = found.rows[0]
+    status = SimpleNamespace(status=lambda: SimpleNamespace(state=decoding))
+    driver = SimpleNamespace(stages=lambda: [SimpleNamespace(number=10)], state_of=lambda stage: status)
+    matrix = SimpleNamespace(
+        plan=found,
+        driver=SimpleNamespace(values={"valid_set": "dev", "test_sets": "dev test"}),
+        score=lambda row, data: None if training == "no score" else 10.0,
+        changed=lambda: [(row, "options")] if training == "stale" else [],
+        whole_drivers={row.name: driver},
+    )
+    assert Grid(matrix)._is_tested(row) is decoded
+
+
 def test_hours(tmp_path):
     """A run that was killed leaves its begin alone: how long it was is not known, and told."""
     with Usage(tmp_path, "x", 2):
