@@ -10,6 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+#: Seconds in which signals mean the same: the end of a login shell reaches a process directly, and through
+#: those that hand it on. Later ones mean "now".
+ONE_WISH = 1.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 

@@ -19,7 +19,7 @@ from espnet_ext.launch.machine import gpus
 from espnet_ext.launch.preempt import Preemption, Runs, checkpoints_of, fruitless_message
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.watch import Watch
-from espnet_ext.processes import cores, die_with_parent, signal_group
+from espnet_ext.processes import ONE_WISH, cores, die_with_parent, signal_group
 
 #: Seconds a job has to end after SIGTERM because a sibling failed.
 GRACE = 10.0
@@ -68,7 +68,7 @@ class LocalRun:
         self.threads = request.num_threads or max(1, cores() // self.at_once)
         self.waiting = list(request.numbers)
         self.running: list[_Job] = []
-        self.stop_signals = 0
+        self.stop_signals, self.told_at = 0, 0.0
         self.failure: tuple[_Job, int] | None = None
         self.kill_at = float("inf")
         self.again = False
@@ -184,6 +184,9 @@ class LocalRun:
         return False
 
     def _on_signal(self, number: int, frame) -> None:
+        if self.stop_signals and time.monotonic() - self.told_at < ONE_WISH:
+            return
+        self.told_at = time.monotonic()
         self.stop_signals += 1
         self.waiting.clear()
         if self.stop_signals == 1:

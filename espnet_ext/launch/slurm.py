@@ -20,6 +20,7 @@ from espnet_ext.launch.jobfolder import JOB_SH, JobFolder, common_arguments
 from espnet_ext.launch.request import Request
 from espnet_ext.launch.settings import Plan
 from espnet_ext.launch.watch import Watch
+from espnet_ext.processes import ONE_WISH
 
 #: Lines of a failed job's log that are shown.
 TAIL = 20
@@ -31,8 +32,6 @@ SLOW_DISK = 20.0
 SETTLE = 3.0
 #: Seconds to wait for what was cancelled to be gone.
 GONE = 60.0
-#: Seconds from one signal to the next in which both mean the same.
-ONE_WISH = 0.5
 
 
 class SlurmRun:
@@ -47,7 +46,7 @@ class SlurmRun:
         self.status: dict[int, int] = {}
         self.failed: tuple[int, int, Ended | None] | None = None
         self.stop_signals: list[int] = []
-        self.last_signal = 0.0
+        self.told_at = 0.0
         self.missed: dict[int, float] = {}  # since when a job has been in neither place
         self.full_until = 0.0
         self.told: set[str] = set()
@@ -214,10 +213,9 @@ class SlurmRun:
         self.failed = (number, status, ended)
 
     def _on_signal(self, number: int, frame) -> None:
-        # The end of a login shell sends several at once, directly and through the stage: that is one wish.
-        last, self.last_signal = self.last_signal, time.monotonic()
-        if self.stop_signals and self.last_signal - last < ONE_WISH:
+        if self.stop_signals and time.monotonic() - self.told_at < ONE_WISH:
             return
+        self.told_at = time.monotonic()
         self.stop_signals.append(number)
         if len(self.stop_signals) > 2:
             os._exit(128 + number)

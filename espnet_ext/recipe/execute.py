@@ -3,10 +3,11 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_ext.processes import adopt_orphans, die_with_parent, end_children, signal_group
+from espnet_ext.processes import ONE_WISH, adopt_orphans, die_with_parent, end_children, signal_group
 
 #: Seconds that leftovers of a stage have to end after SIGTERM.
 GRACE = 5.0
@@ -32,6 +33,7 @@ class StageRun:
         self.command = ["bash", str(script), *words]
         self.environment, self.descriptors = dict(environment), descriptors
         self.signals: list[int] = []
+        self.since = 0.0  # when the last one came
         self.told = False
         self.process: subprocess.Popen | None = None
 
@@ -63,6 +65,9 @@ class StageRun:
         return 128 - code if code < 0 else code
 
     def _on_signal(self, number: int, frame) -> None:
+        if self.signals and time.monotonic() - self.since < ONE_WISH:
+            return
+        self.since = time.monotonic()
         self.signals.append(number)
         if self.process is None:
             return

@@ -2,7 +2,9 @@
 
 import json
 import re
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -93,6 +95,24 @@ def test_anew_is_said_to_the_first_run_of_a_job(training, option):
     other = {"ESPNET_EXT_STAGE_JOB": "8", "SLURM_RESTART_COUNT": "1"}
     printed = training(*option, **other)
     assert ("moved to" in printed) == (option == ["--force"])
+
+
+def test_several_signals_at_once_leave_time_to_save(training):
+    """The end of a login shell reaches a driver directly, and through the driver of a matrix."""
+    (training.folder / "later").write_text(
+        "trap 'sleep 0.3; echo saved >>saved; exit 75' TERM; touch up; while true; do sleep 0.05; done"
+    )
+    process = training.start()
+    wait = time.monotonic() + 60
+    while not (training.folder / "up").exists():
+        assert time.monotonic() < wait
+        time.sleep(0.05)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.1)
+    printed = "".join(process.communicate(timeout=60))
+    assert process.returncode == 75, printed
+    assert (training.folder / "saved").read_text() == "saved\n"
 
 
 def test_each_training_of_a_stage_is_seen_to_move_on(real_template):  # noqa: F811

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from espnet_ext.processes import start_of
+from espnet_ext.processes import ONE_WISH, start_of
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_second_signal_kills(start, tmp_path):
     process = start("x.log", "sh", "-c", "trap '' TERM; echo $$ >pid.1; while true; do sleep 0.05; done")
     wait_for(lambda: pids(tmp_path))
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    time.sleep(ONE_WISH + 0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from espnet_ext.processes import start_of
+from espnet_ext.processes import ONE_WISH, start_of
 
 ALL = ("one", "two", "three")
 
@@ -224,7 +224,7 @@ def test_second_signal_ends_a_stage_that_does_not_listen(recipe, started):
     driver = started()
     pid = int(recipe.wait_for("pid"))
     driver.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    time.sleep(ONE_WISH + 0.2)
     assert driver.poll() is None
     driver.send_signal(signal.SIGINT)
     assert driver.wait(20) == 130
