@@ -98,7 +98,11 @@ class MutualLearningTask(ASRTask):
         seed_torch(each.seed, "initial parameters")
         try:
             own = cls.build_model(each.args).to(device)
-            (_fill if each.whole else cls._initialise)(each.args, own)
+            start = each.args
+            if each.whole:
+                _fill(start, own)
+                start = argparse.Namespace(init_param=[], freeze_param=start.freeze_param)
+            cls._initialise(start, own)
         except UserError as error:
             common = each.args.init_param and each.args.init_param == args.init_param
             hint = "\nThat is where all peers start; init_param: [] starts this one anew" if common else ""

@@ -139,10 +139,12 @@ def test_draws_depend_on_utterance_and_position_alone():
 def test_what_replaces_a_label_does_not_depend_on_its_being_replaced(monkeypatch):
     monkeypatch.setattr(scheduled_sampling, "first_pass", lambda *_: torch.zeros(200, 41, 13))
     inputs = torch.full((200, 41), SOS)
-    history = own_history(None, range(200), 0.2, [SOS])(None, None, inputs, torch.full((200,), 41))
-    written = torch.bincount(history[history != SOS], minlength=12)
-    # Of 8000 labels a fifth, of which each of the twelve allowed tokens has its share: 133, give or take 11.
-    assert 1450 < written.sum() < 1750 and 80 < written.min() and written.max() < 190
+    history = own_history(None, range(200), 0.5, [SOS])(None, None, inputs, torch.full((200,), 41))[:, 1:]
+    replaced = history != SOS
+    assert abs(replaced.double().mean().item() - 0.5) < 4 * (0.25 / 8000) ** 0.5
+    # The token after a label is drawn where the label is: here those after one that was replaced.
+    after = torch.bincount(history[:, 1:][replaced[:, :-1] & replaced[:, 1:]], minlength=12)
+    assert 1750 < after.sum() < 2150 and 110 < after.min() and after.max() < 215  # 162 each, give or take 12
 
 
 def test_history_of_an_utterance_does_not_depend_on_its_batch(build_asr, batch):

@@ -201,6 +201,17 @@ def test_only_peer_has_its_options_as_those_of_the_training(toy_cmd, tmp_path):
     assert export(tmp_path / "one", tmp_path / "export", nbest=1) == [1]  # and its configuration is its own
 
 
+def test_exported_model_learns_on_but_for_what_is_frozen(mutual, toy_cmd, tmp_path):
+    export(mutual / "peer2", tmp_path / "start", nbest=1)
+    peers = f"[{{}}, {{model_dir: '{tmp_path / 'start'}', freeze_param: encoder}}]"
+    args = MutualLearningTask.get_parser().parse_args(toy_cmd("exp", "--peers", peers))
+    own = MutualLearningTask._model(parse_peers(args)[1], args, None, torch.device("cpu"))
+    saved = torch.load(tmp_path / "start/model.pth", weights_only=True)
+    assert same(dict(own.state_dict()), saved)
+    learns = {name for name, parameter in own.named_parameters() if parameter.requires_grad}
+    assert learns == {name for name, _ in own.named_parameters() if not name.startswith("encoder.")}
+
+
 def test_seeds_of_peers_that_do_not_name_theirs(toy_cmd):
     args = MutualLearningTask.get_parser().parse_args(toy_cmd("exp", "--peers", "3", "--seed", "7"))
     assert [peer.seed for peer in parse_peers(args)] == [7, 1007, 2007]
