@@ -17,6 +17,8 @@ from espnet_ext.launch.refusals import hint
 
 #: Seconds that submitting goes on trying while the controller does not answer.
 PATIENCE = 900.0
+#: Seconds for which an answer about a job is taken as that for its siblings, too.
+ONE_MOMENT = 1.0
 #: What sbatch says when trying again may help.
 _AWAY = (
     "unable to contact|socket timed out|connection refused|connection reset|zero bytes|transient|"
@@ -80,6 +82,7 @@ class Cluster:
         self._partitions: list[Partition] | None = None
         self._array: int | None = None
         self._sacct: bool | None = None
+        self._last = ("", 0.0, "")  # job, when it was asked for, the answer
 
     def partitions(self) -> list[Partition]:
         """What `sinfo` shows; empty if it does not answer."""
@@ -192,10 +195,10 @@ class Cluster:
     def ended(self, job: str, index: int | None) -> Ended | None:
         """How a job that has left the queue ended, by sacct where there is one; None if nobody knows."""
         which = job if index is None else f"{job}_{index}"
-        text = _ask(["scontrol", "show", "job", "--oneliner", which]) or ""
-        state, code = re.search(r"JobState=(\w+)", text), re.search(r"ExitCode=(\d+):(\d+)", text)
-        if state and code:
-            return Ended(state[1], 128 + int(code[2]) if int(code[2]) else int(code[1]))
+        task = "" if index is None else rf"\bArrayTaskId={index}\s.*"
+        found = re.search(task + r"\bJobState=(\w+)\s.*\bExitCode=(\d+):(\d+)", self._shown(job))
+        if found:
+            return Ended(found[1], 128 + int(found[3]) if int(found[3]) else int(found[2]))
         if self._sacct is not False:
             text = _ask(
                 ["sacct", "--noheader", "--parsable2", "-X", "--format=State,ExitCode", f"--jobs={which}"]
@@ -207,6 +210,13 @@ class Cluster:
                 number = int(second or 0)
                 return Ended(state.split()[0], 128 + number if number else int(first or 0))
         return None
+
+    def _shown(self, job: str) -> str:
+        """What the controller says of a job, a line for each of an array: one question at a time."""
+        if self._last[0] != job or time.monotonic() > self._last[1] + ONE_MOMENT:
+            text = _ask(["scontrol", "show", "job", "--oneliner", job]) or ""
+            self._last = job, time.monotonic(), text
+        return self._last[2]
 
     def cancel(self, jobs: Iterable[str]) -> bool:
         """End jobs; False if Slurm did not take it."""

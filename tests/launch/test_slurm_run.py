@@ -211,6 +211,20 @@ def test_how_a_job_ended(tmp_path, monkeypatch, scontrol, sacct, expected):
     assert real.Cluster().ended("7", None) == expected
 
 
+def test_the_jobs_of_an_array_are_one_question(programs, tmp_path):
+    """A thousand that end while a disk is slow must not be a thousand calls."""
+    line = (
+        "JobId=$((100 + i)) ArrayJobId=7 ArrayTaskId=$i JobName=x JobState=FAILED Reason=x ExitCode=$i:0 A=1"
+    )
+    programs(
+        scontrol=f'echo x >>"{tmp_path}/calls"; i=0; '
+        f'while [ $i -lt 30 ]; do echo "{line}"; i=$((i + 1)); done'
+    )
+    cluster = real.Cluster()
+    assert [cluster.ended("7", index) for index in range(30)] == [Ended("FAILED", i) for i in range(30)]
+    assert (tmp_path / "calls").read_text() == "x\n"
+
+
 @pytest.mark.parametrize(
     ("ended", "status", "said", "told"),
     [
