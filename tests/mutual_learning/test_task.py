@@ -3,9 +3,11 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +22,9 @@ from espnet_ext.asr.task import ASRTask
 from espnet_ext.bin import calibration
 from espnet_ext.decode.attention_greedy import attention_greedy
 from espnet_ext.decode.ctc_greedy import ctc_greedy
-from espnet_ext.errors import UserError
+from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.mutual_learning.best import present_best
+from espnet_ext.mutual_learning.method import MutualMethod
 from espnet_ext.mutual_learning.options import DEFAULTS, parse_conf
 from espnet_ext.mutual_learning.peers import parse_peers
 from espnet_ext.mutual_learning.task import MutualLearningTask
@@ -349,6 +352,31 @@ def test_options_of_the_systems_are_understood(repo_root, toy_cmd, mutual, tmp_p
             if not name.startswith("mutual_learning_single"):
                 single = name.replace("mutual_learning", "mutual_learning_single")
                 assert found[single][2:] == found[name][2:] and (name, single) in pairs
+
+
+def test_stopped_within_an_epoch_and_run_again_equals_untouched(mutual, toy_cmd, tmp_path, monkeypatch):
+    export(mutual / "peer2", tmp_path / "teacher", nbest=1)
+    peers = f"[{{}}, {{seed: 5}}, {{frozen: true, model_dir: '{tmp_path / 'teacher'}'}}]"
+    options = ["--peers", peers, "--resume", "true", "--frames_per_step", "250", "--max_epoch", "1"]
+    for each in ("weight_warmup=3", "sampling=0.5", "sampling_warmup=3"):
+        options += ["--mutual_learning_conf", each]
+    assert MutualLearningTask.main(cmd=toy_cmd(tmp_path / "untouched", *options)) == 0
+    hurt = toy_cmd(tmp_path / "hurt", *options)
+
+    def stopping(self, position):
+        if position.step == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MutualMethod, "after_step", stopping)
+        assert MutualLearningTask.main(cmd=hurt) == RUN_AGAIN
+    assert end_of(tmp_path / "hurt")["progress"]["step"] == 2
+    assert MutualLearningTask.main(cmd=hurt) == 0
+    whole, again = end_of(tmp_path / "untouched"), end_of(tmp_path / "hurt")
+    assert whole["progress"]["step"] > 3
+    for part in ("modules", "updaters", "streams", "method"):
+        assert same(whole[part], again[part]), part
 
 
 def survive(repo_root, tmp_path, name: str, cmd: list[str], processes: int, harms=()) -> list[list[int]]:
