@@ -10,6 +10,7 @@ from espnet_ext.report import statistics
 from espnet_ext.report.collect import Collection, Experiment, Result, split_seed
 from espnet_ext.report.statistics import Drawn, Wanted
 from espnet_ext.report.tables import Table, draws_of, main_ways, merged, tables
+from espnet_ext.score.bootstrap import MIN_GROUPS
 
 SCHEMA = 1
 _RATES = ("wer", "cer", "ter", "ser")
@@ -60,7 +61,7 @@ def build(
         "results": [_result(each) for each in _ordered(found.results)],
         "summaries": statistics.summaries(drawn.values(), ways),
         "comparisons": compared,
-        "not_compared": _not_compared(wanted, systems, done, made),
+        "not_compared": _not_compared(wanted, systems, done, made, development),
         "stages": [each for each in found.stages if each.get("stage") != "report"],  # it is running now
         "problems": [*found.problems, *_alarms(found)],
     }
@@ -165,9 +166,17 @@ def _result(each: Result) -> dict:
     }
 
 
-def _not_compared(wanted: Sequence[Wanted], systems: list[str], done: set, made: list[Table]) -> list[dict]:
+def _not_compared(
+    wanted: Sequence[Wanted],
+    systems: list[str],
+    done: set,
+    made: list[Table],
+    development: Sequence[str] | None,
+) -> list[dict]:
     """Pairs whose system is here and which could not be compared, with the reason."""
     scored = {system for table in made for system in table.systems()}
+    tests = [each for each in made if not statistics.is_development(each.dataset, development)]
+    longest = max((len(each.names) for each in tests), default=0)
     rows = []
     for pair in wanted:
         if pair.system not in systems or (pair.system, pair.control) in done:
@@ -175,7 +184,9 @@ def _not_compared(wanted: Sequence[Wanted], systems: list[str], done: set, made:
         missing = [name for name in (pair.system, pair.control) if name not in scored]
         if missing:
             reason = f"{' and '.join(missing)}: {'not scored' if missing[0] in systems else 'no experiment'}"
+        elif longest < MIN_GROUPS:
+            reason = f"no test set has {MIN_GROUPS} utterances, the largest has {longest}"
         else:
-            reason = "no seed that both have, or no set of 10 utterances but those for development"
+            reason = f"no seed, or no test set of {MIN_GROUPS} utterances, that both have"
         rows.append({"system": pair.system, "control": pair.control, "reason": reason})
     return rows

@@ -99,6 +99,10 @@ def _differs(table: Table, each: Result, unit: str, normalisation: str) -> str:
         pairs = zip(table.names, each.utterances.references, table.references, strict=True)
         first = next(name for name, mine, theirs in pairs if mine != theirs)
         return f"another reference, first of utterance {first}"
+    mine, theirs = each.utterances.speakers, table.speakers
+    if mine is not None and theirs is not None and mine != theirs:
+        first = next(name for name, one, other in zip(table.names, mine, theirs, strict=True) if one != other)
+        return f"another speaker, first of utterance {first}; run stage 11 (score) for all of them"
     return ""
 
 
@@ -165,18 +169,19 @@ def merged(made: Iterable[Table], ways: Mapping[str, str], found: Collection) ->
         if not mine:
             continue
         first = tables.setdefault(table.dataset, replace(table, decoding="", models={}))
-        if (first.names, first.references, first.unit, first.normalisation) == (
+        alike = (first.names, first.references, first.unit, first.normalisation) == (
             table.names,
             table.references,
             table.unit,
             table.normalisation,
-        ):
+        )
+        if alike and (None in (first.speakers, table.speakers) or first.speakers == table.speakers):
             first.models |= mine
         else:
             names = ", ".join(sorted({system for system, _ in mine}))
             found.problems.append(
-                f"{names} on {table.dataset}: not compared with the others: other sentences or "
-                "references, or normalised otherwise"
+                f"{names} on {table.dataset}: not compared with the others: other sentences, "
+                "references or speakers, or normalised otherwise"
             )
     for table in tables.values():
         table.models = dict(sorted(table.models.items()))

@@ -335,6 +335,29 @@ def test_other_references_are_not_compared(expdir, sets, tmp_path, capsys):
     assert [each["set"] for each in results(expdir)["comparisons"]] == ["test_noisy"]
 
 
+def test_other_speakers_are_not_compared(expdir, sets, tmp_path, capsys):
+    """Speakers were corrected, and one of two systems was scored again: which of them would be drawn?"""
+    other = tmp_path / "other" / "test_clean"
+    shutil.copytree(sets["test_clean"], other)
+    rows = (other / "utt2spk").read_text().splitlines()
+    (other / "utt2spk").write_text("".join(f"{row.split()[0]} everybody\n" for row in rows))
+    add_result(expdir, "none_seed1", "joint", other, 0.1)
+    _, printed, _ = report(expdir, capsys)
+    assert "none_seed1/joint/test_clean: not compared with the others: another speaker, first of" in printed
+    assert [each["set"] for each in results(expdir)["comparisons"]] == ["test_noisy"]
+
+
+def test_a_test_set_that_is_too_small_is_the_reason(tmp_path, capsys):
+    small, expdir = tmp_path / "dump" / "test_clean", tmp_path / "exp"
+    make_set(small, speakers=2)
+    for experiment in ("none_seed1", "gan_seed1"):
+        add_result(expdir, experiment, "joint", small, 0.2)
+        train(expdir, experiment)
+    report(expdir, capsys)
+    found = one(results(expdir)["not_compared"], system="gan", control="none")
+    assert found["reason"] == "no test set has 10 utterances, the largest has 8"
+
+
 def test_no_experiments(tmp_path, capsys):
     assert "no such folder" in report(tmp_path / "exp", capsys)[1]
     (tmp_path / "exp").mkdir()
