@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import threading
 
 import pytest
 
@@ -49,6 +50,13 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options):  # noqa
     _matrix(recipe, run)
 
 
+def _requeue(log):
+    """Put the training that writes a log back into the queue, once it has ended an epoch."""
+    wait_for(lambda: log.exists() and " done, " in log.read_text(), 600)
+    (job,) = [row.split()[0] for row in slurm("squeue", "-h", "-o", "%i %j").splitlines() if " train." in row]
+    slurm("scontrol", "requeue", job)
+
+
 def _matrix(recipe, run):  # noqa: F811
     """Two points of a sweep: stages 1 to 7 are there; the test set is decoded once one is chosen on dev."""
     file = recipe / "conf/matrix.yaml"
@@ -71,9 +79,16 @@ def _matrix(recipe, run):  # noqa: F811
     assert list(facts[f"{chosen}_seed1"]["test"]) == ["final.1"] and not facts[f"{other}_seed1"]["test"]
     assert facts[f"{chosen}_seed1"]["hours"] > 0
     assert "nothing to submit: all rows are done" in run(*words, "--submit")
-    # On this machine, one after the other: what exists is not run again.
-    file.write_text(MATRIX.replace("}}", ", three: --max_epoch 3}}"))
+    # One after the other, waiting for Slurm: what exists is not run again, nor what a training had done when
+    # put back into the queue.
+    file.write_text(MATRIX.replace("}}", ", three: --max_epoch 100}}"))
     assert "2 of 3 rows are done (1 to do)" in run(*words, "--status")
-    printed = run(*words)
+    log = recipe / "exp/none_three_seed1/train.log"
+    helper = threading.Thread(target=_requeue, args=[log])
+    helper.start()
+    printed = run(*words, "--cmd_backend", "slurm")
+    helper.join()
+    told = log.read_text()
+    assert told.count("# Started at") == 2 and told.count("resumed at epoch") == 1, told
     assert [line for line in printed.splitlines() if line.startswith("==")] == ["== none_three_seed1"]
     assert "3 of 3 rows are done" in run(*words, "--status")
