@@ -135,6 +135,11 @@ class Submitter:
             raise
         return {"job": job, "folder": str(folder.path), "log": log, "count": len(works), "time": time.time()}
 
+    @staticmethod
+    def is_cancelled(record: Mapping) -> bool:
+        """Whether a job was cancelled by us; a training may still be saving."""
+        return JobFolder(Path(record["folder"])).cancelled
+
     def look(self, records: Sequence[Mapping]) -> list[list[Look]]:
         """How the jobs of each record are, one call of squeue for all."""
         folders = [JobFolder(Path(record["folder"])) for record in records]

@@ -101,8 +101,8 @@ class Submission:
             UserError: a stage is in the queue with other options, or Slurm refuses a job.
         """
         with self.records.locked():
-            queued = self._queued()
-            if not queued:
+            queued, ending = self._queued()
+            if not queued and not ending:
                 refuse_if_in_use(self.driver.values)
             # What needs the internet runs here, at once.
             if code := self.driver.run_here([stage for stage in selected if stage.login]):
@@ -113,6 +113,7 @@ class Submission:
             jobs: list[str] = []
             # What else this folder has in the queue comes first: two submissions may write the same files.
             others = [r["job"] for unit, r in queued.items() if unit not in {each.unit for each in wanted}]
+            others += ending
             for each in wanted:
                 if found := queued.get(each.unit):
                     print(f"{each.parts[0]}: job {found['job']} is in the queue already", flush=True)
@@ -164,15 +165,17 @@ class Submission:
                 )
             again = again or (None if found else each.parts[0])
 
-    def _queued(self) -> dict[str, dict]:
-        """Records of jobs that wait or run, by stage."""
+    def _queued(self) -> tuple[dict[str, dict], list[str]]:
+        """Records of jobs that wait or run, by stage; jobs that were cancelled and have not ended yet."""
         records = self.records.read()
         looks = self.submitter.look(records)
-        return {
-            record["unit"]: record
+        alive = [
+            record
             for record, each in zip(records, looks, strict=True)
             if any(look.alive or look.state == "unknown" for look in each)
-        }
+        ]
+        ending = [record["job"] for record in alive if self.submitter.is_cancelled(record)]
+        return {record["unit"]: record for record in alive if record["job"] not in ending}, ending
 
     def _submit_stage(self, unit: Unit, jobs: list[str], others: list[str]) -> dict:
         values, kind, number = self.driver.values, kind_of(unit.parts), unit.number

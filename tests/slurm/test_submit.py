@@ -95,14 +95,30 @@ def test_a_stage_that_fails_ends_what_needs_it(toy):
 
 
 def test_cancel(toy):
-    toy.hook("sleep 300")
+    toy.hook("touch up; sleep 300")
     toy("--submit")
-    wait_for(lambda: "running" in job_of(toy, "two"))
+    wait_for(lambda: (toy.folder / "up").exists())
+    assert "running" in job_of(toy, "two")
     assert "cancelled: " in toy("--cancel")
     wait_for(lambda: not queue("0"))
     assert toy.states()["two"] in ("interrupted", "failed")
     assert "nothing of this recipe is in the queue" in toy("--cancel")
     assert not (toy.folder / "exp/3.txt").exists()
+
+
+def test_what_was_cancelled_and_is_still_ending_is_not_shared(toy):
+    """A training that saves, say, once it was cancelled: what is submitted meanwhile comes after it."""
+    toy.hook("touch up; while [ ! -e go ]; do sleep 0.1; done")
+    toy("--submit")
+    wait_for(lambda: (toy.folder / "up").exists())
+    for folder in (toy.folder / "exp/.slurm/q").glob("0*"):
+        (folder / "cancelled").touch()  # as --cancel does; these here take their time
+    printed = toy("--submit")
+    assert "stage 2 two: job" in printed and "in the queue already" not in printed, printed
+    assert "waiting (Dependency)" in " ".join(job_of(toy, "two"))
+    (toy.folder / "go").touch()
+    wait_for(lambda: not queue("0"))
+    assert (toy.folder / "exp/3.txt").exists() and job_of(toy, "three").count("done") == 2
 
 
 def test_an_array_of_which_a_half_has_ended(tmp_path, monkeypatch):
