@@ -1,8 +1,10 @@
 """A training's command line: ESPnet's parser, which complains in one line instead of listing all options."""
 
 import argparse
+import contextlib
 import difflib
 import re
+from collections.abc import Iterator
 from typing import NoReturn
 
 from espnet_ext.errors import UserError
@@ -29,3 +31,29 @@ def _alike(message: str, parser: argparse.ArgumentParser) -> str:
         return ""
     close = difflib.get_close_matches(unknown[2], [action.dest for action in parser._actions], 1)
     return f"; did you mean {unknown[1] or ''}{close[0]}?" if close else ""
+
+
+@contextlib.contextmanager
+def options_of_modules(args: argparse.Namespace) -> Iterator[None]:
+    """While ESPnet builds a model: an option or a class that does not exist is the configuration's fault.
+
+    Raises:
+        UserError: names the option, and the mapping of the configuration that holds it.
+    """
+    try:
+        yield
+    except TypeError as error:
+        found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        if not found:
+            raise
+        name, option = found.groups()
+        holding = [
+            key for key, value in vars(args).items() if key.endswith("_conf") and option in (value or {})
+        ]
+        raise UserError(
+            f"{' or '.join(holding) or name}: {name} has no option {option!r}; leave it out, or correct it"
+        ) from None
+    except ValueError as error:
+        if not re.match(r"--\w+ must be one of", str(error)):
+            raise
+        raise UserError(str(error)) from None

@@ -11,7 +11,7 @@ from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_ext.asr.command_line import parse_command
+from espnet_ext.asr.command_line import options_of_modules, parse_command
 from espnet_ext.asr.model import ASRModel, adopt
 from espnet_ext.asr.sampled import SampledMethod, check_decoder, parse_sampling
 from espnet_ext.errors import UserError
@@ -54,7 +54,8 @@ class ASRTask(ESPnetASRTask):
         if args.normalize != "global_mvn":
             # The recipe names its statistics to every training; other normalisations have no such option.
             args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}
-        model = super().build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
+        with options_of_modules(args):
+            model = super().build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
         if isinstance(args.token_list, str):
             args.token_list = list(model.token_list)  # as ESPnet: the written configuration needs no file
         return adopt(model, args.padding, specaug_conf)

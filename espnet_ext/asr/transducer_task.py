@@ -4,6 +4,7 @@ import argparse
 
 from espnet2.tasks.asr_transducer import ASRTransducerTask as ESPnetTransducerTask
 
+from espnet_ext.asr.command_line import options_of_modules
 from espnet_ext.asr.load import read_config
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer import TransducerModel, adopt
@@ -45,7 +46,8 @@ class TransducerTask(ASRTask):
         specaug_conf = args.specaug_conf if args.specaug is not None else None
         if args.normalize != "global_mvn":
             args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}
-        model = ESPnetTransducerTask.build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
+        with options_of_modules(args):
+            model = ESPnetTransducerTask.build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
         if isinstance(args.token_list, str):
             args.token_list = list(model.token_list)
         return adopt(model, args.padding, specaug_conf)

@@ -1,6 +1,7 @@
 """Mistakes in the options of a training: one line each, which names the option."""
 
 import pytest
+import yaml
 
 from espnet_ext.bin.asr_train import main
 
@@ -27,3 +28,26 @@ def test_an_unknown_option_of_a_configuration_is_one_line(tmp_path, monkeypatch,
     assert main(["--config", "a.yaml", *TAIL]) == 1
     printed = capsys.readouterr().err
     assert printed == "error: unrecognized arguments: max_epohc (from a.yaml); did you mean max_epoch?\n"
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (
+            "encoder_conf: {output_sise: 4}",
+            "encoder_conf: EBranchformerEncoder has no option 'output_sise'; ",
+        ),
+        ("decoder_conf: {heads: 4}", "decoder_conf: TransformerDecoder has no option 'heads'; "),
+        ("encoder: conformr", "--encoder must be one of "),
+    ],
+)
+def test_wrong_options_of_modules_are_one_line(tmp_path, monkeypatch, capsys, config, message):
+    """What fits another encoder, say, or a slip of the pen: ESPnet ends in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\na\n<sos/eos>\n")
+    options = {"encoder": "e_branchformer", "decoder": "transformer", "token_type": "char"}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(options | yaml.safe_load(config)))
+    folders = [f"--{split}_{what}_dir=." for split in ("train", "valid") for what in ("data", "stats")]
+    assert main(["--config", "a.yaml", *folders, *TAIL]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {message}") and printed.count("\n") == 1, printed
