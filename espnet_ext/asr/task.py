@@ -79,7 +79,7 @@ class ASRTask(ESPnetASRTask):
         Raises:
             UserError: options, data or files that do not fit.
         """
-        with stop or StopRequest() as stop:
+        with StopRequest() if stop is None else stop as stop:
             return cls._main(args, cmd, stop)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import torch
@@ -68,7 +69,11 @@ class History:
             self._writer.flush()
 
     def best(self, name: str, mode: str, count: int) -> list[int]:
-        """Epochs with the ``count`` best values of a column, best first; of equal ones the earlier."""
+        """Epochs with the ``count`` best values of a column, best first; of equal ones the earlier.
+
+        One whose value is not a number is none of them, unless there is no other.
+        """
         scored = [(row[name], row["epoch"]) for row in self.rows if name in row]
+        scored = [pair for pair in scored if not math.isnan(pair[0])] or scored
         sign = -1 if mode == "max" else 1
         return [epoch for _, epoch in sorted(scored, key=lambda pair: (sign * pair[0], pair[1]))[:count]]

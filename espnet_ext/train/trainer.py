@@ -110,7 +110,7 @@ class Trainer:
             )
             for name, each in method.nbest().items()
         ]
-        self.stop = stop or StopRequest()
+        self.stop = StopRequest() if stop is None else stop  # one that nobody has asked is false
 
     def run(self) -> int:
         """Train to the last epoch.

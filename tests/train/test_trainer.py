@@ -14,6 +14,7 @@ import torch
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.errors import UserError
 from espnet_ext.train.checkpoint import NAME
+from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.trainer import Trainer
 
 
@@ -187,6 +188,14 @@ def test_statistics_are_left_aside_by_other_normalisations(uninterrupted, toy_co
     extra = ("--max_epoch", "3", "--normalize_conf", "stats_file=nowhere.npz")
     assert ASRTask.main(cmd=toy_command(tmp_path, *extra)) == 0
     assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+def test_the_loop_listens_to_the_request_of_its_command(toy_command, tmp_path, monkeypatch):
+    """One that nobody has asked yet is false, and a signal that came before the loop was to be lost."""
+    seen, request = [], StopRequest()
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append(self.stop) or 0)
+    ASRTask.main(cmd=toy_command(tmp_path), stop=request)
+    assert seen[0] is request
 
 
 def test_another_seed_does_not_take_over_an_experiment(uninterrupted, toy_command):
