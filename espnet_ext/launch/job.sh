@@ -52,6 +52,9 @@ record() {
             >>"${folder}/history/${number}"
     fi
 }
+# Slurm's word on this job. When it is put back into the queue all its processes are told to end, the one that asked for
+# it as well, which must not look as if it had been refused.
+ask() { (trap '' TERM USR1 && exec scontrol "$@") 2>&1; }
 # How far the work is: anything that changes when it has moved on.
 position() {
     local progress=() found each
@@ -138,7 +141,7 @@ child=
 if [ "${code}" != 0 ]; then
     case ${code} in 75 | 130 | 137 | 138 | 143) stopped=yes ;; esac
     if [ "${code}" = 75 ] || [ "${kind}" = train ] || [ "${kind}" = stage ] || [ -n "${received}" ]; then again=yes; fi
-    case $(scontrol show job --oneliner "${SLURM_JOB_ID}" 2>&1) in
+    case $(ask show job --oneliner "${SLURM_JOB_ID}") in
         *JobState=PENDING* | *JobState=REQUEUE* | *" Restarts=$((${SLURM_RESTART_COUNT:-0} + 1)) "*)
             # Slurm has put it back itself: preempted, or by `scontrol requeue`. It has not ended.
             say "# Stopped (code ${code}), run $((${SLURM_RESTART_COUNT:-0} + 1)); Slurm runs it again"
@@ -149,7 +152,7 @@ if [ "${code}" != 0 ]; then
             if [ "${stopped:-}${again:-}${requeue}" = yesyestrue ] && [ "${code}" != 137 ]; then
                 say "# Stopped (code ${code}), run $((${SLURM_RESTART_COUNT:-0} + 1)); back in the queue, goes on from its last checkpoint"
                 record "again ${code}"
-                if scontrol requeue "${SLURM_JOB_ID}" >>"${log}" 2>&1; then exit 75; fi
+                if ask requeue "${SLURM_JOB_ID}" >>"${log}"; then exit 75; fi
             fi
             ;;
     esac

@@ -169,6 +169,21 @@ def test_a_log_that_the_node_cannot_write(tmp_path):
     assert folder.done(1).status == 1
 
 
+def test_a_job_that_puts_itself_back_has_not_ended(tmp_path, programs, monkeypatch):
+    """Slurm then tells all its processes to end, `scontrol` included, which may not have ended yet."""
+    programs(
+        scontrol=f"cd '{tmp_path}'; "
+        "if [ $1 = requeue ]; then touch asked; kill $PPID $$; sleep 0.1; exit 0; fi; "
+        "echo JobState=RUNNING Restarts=0"
+    )
+    request = parse_request([str(tmp_path / "x.log"), "sh", "-c", "exit 75"])
+    folder = JobFolder.create(request, "cpu", threads=1)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    done = subprocess.run(["bash", JOB_SH, folder.path, "1"], cwd=tmp_path)
+    assert done.returncode == 75 and (tmp_path / "asked").exists()
+    assert folder.done(1) is None and "# Ended" not in (tmp_path / "x.log").read_text()
+
+
 @pytest.mark.parametrize(("offline", "seen"), [(True, "[1] [1]"), (False, "[] []")])
 def test_the_hubs_are_offline(tmp_path, monkeypatch, offline, seen):
     """Nodes have no internet, unless conf/slurm.yaml says so."""
