@@ -186,7 +186,6 @@ def _collect_one(folder: Path, name: str) -> Collection:
 
 def _results(folder: Path, name: str, problems: list[str]) -> list[Result]:
     found = []
-    recipe = folder.resolve().parents[1 + name.count("/")]
     model = folder / "export" / "model.pth"
     digest = hashlib.sha256(model.read_bytes()).hexdigest() if model.exists() else None
     for path in sorted(folder.glob("decode_*/*")):
@@ -210,9 +209,15 @@ def _results(folder: Path, name: str, problems: list[str]) -> list[Result]:
                 )
         outdated = None not in (digest, decode) and decode.get("model_sha256") != digest
         tag = path.parent.name.removeprefix("decode_")
-        data_dir = recipe / decode["data_dir"] if decode and "data_dir" in decode else None
+        data_dir = _dumped(folder, decode["data_dir"]) if decode and "data_dir" in decode else None
         found.append(Result(name, tag, path.name, score, decode, outdated, each, data_dir=data_dir))
     return found
+
+
+def _dumped(folder: Path, data_dir: str) -> Path:
+    """The decoded set: its path begins at the recipe, which is one of the folders above the experiment."""
+    places = [above / data_dir for above in folder.resolve().parents]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def _json(path: Path, problems: list[str]) -> dict | None:

@@ -39,6 +39,8 @@ def collect_all(paths: Sequence[Path], scoring: Scoring, strict: bool = True) ->
     found, named = Collection(), _distinct(paths)
     files = [path for path in paths if path.is_file()]
     if len(files) % 2:
+        if absent := [path for path in paths if not path.exists()]:
+            raise UserError(f"{absent[0]}: no such file or folder")
         raise UserError(
             f"{files[-1]}: expected pairs of files, references and then hypotheses, found {len(files)} files"
         )

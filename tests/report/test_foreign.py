@@ -203,3 +203,20 @@ def test_languages_without_spaces_are_counted_by_character(tmp_path, capsys):
     (each,) = found["results"]
     assert (each["counted"], each["wer"], each["cer"]) == ("char", None, pytest.approx(100 / 9, abs=1e-3))
     assert found["summaries"][0]["measure"] == "cer" and "Character error rates" in printed
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    write(tmp_path / "ref.txt", "a b\n")
+    status, printed, _ = run(tmp_path, capsys, tmp_path / "ref.txt", tmp_path / "absent")
+    assert status == 1 and f"{tmp_path}/absent: no such file or folder" in printed
+
+
+def test_experiments_of_one_name_and_a_folder_at_the_top(tmp_path, capsys):
+    """Where the recipe is was counted from the name, which then has more parts than the place has folders."""
+    make_set(tmp_path / "dump" / "test")
+    for at in ("a", "b"):
+        add_result(tmp_path / at / "exp", "none_seed1", "joint", tmp_path / "dump" / "test", 0.1)
+    folders = [tmp_path / at / "exp" / "none_seed1" for at in ("a", "b")]
+    status, printed, found = run(tmp_path, capsys, *folders, "/usr")
+    assert status == 0 and "Traceback" not in printed, printed
+    assert len(found["results"]) == 2
