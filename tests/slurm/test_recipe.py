@@ -81,7 +81,7 @@ def _matrix(recipe, run):  # noqa: F811
     assert "nothing to submit: all rows are done" in run(*words, "--submit")
     # One after the other, waiting for Slurm: what exists is not run again, nor what a training had done when
     # put back into the queue.
-    file.write_text(MATRIX.replace("}}", ", three: --max_epoch 100}}"))
+    file.write_text(MATRIX.replace("}}", ", three: --max_epoch 60}}"))
     assert "2 of 3 rows are done (1 to do)" in run(*words, "--status")
     log = recipe / "exp/none_three_seed1/train.log"
     helper = threading.Thread(target=_requeue, args=[log])
