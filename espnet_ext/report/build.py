@@ -39,13 +39,13 @@ def build(
     """
     made = tables(found)
     drawn = statistics.draw_all(made)
-    ways = main_ways(made, decoding)
+    systems = list(dict.fromkeys(each.system for each in found.experiments))
+    pairs = [pair for pair in wanted if {pair.system, pair.control} <= set(systems)]
+    ways = main_ways(made, decoding, [(pair.system, pair.control) for pair in pairs])
     main = [Drawn(each, *draws_of(each)) for each in merged(made, ways, found)]
     if decoding and made and decoding not in ways.values():
         there = ", ".join(sorted({each.decoding for each in made}))
         found.problems.append(f"nothing was decoded with {decoding}; there are: {there}")
-    systems = list(dict.fromkeys(each.system for each in found.experiments))
-    pairs = [pair for pair in wanted if {pair.system, pair.control} <= set(systems)]
     compared = statistics.comparisons(main, drawn, pairs, ways, found, development)
     done = {(each["system"], each["control"].split(" (")[0]) for each in compared}
     results = {

@@ -135,30 +135,65 @@ def draws_of(table: Table) -> tuple[Draws | None, dict[tuple[str, str], int]]:
 
 #: Which of equally frequent ways of decoding comes first.
 _ORDER = {"tuned": 0, "joint": 1, "transducer": 2}
+#: Ways that hear a half of a model: compared by where there is no other.
+_HALVES = ("att", "ctc")
 
 
-def main_ways(made: Iterable[Table], wanted: str | None = None) -> dict[str, str]:
+def main_ways(
+    made: Iterable[Table], wanted: str | None = None, pairs: Iterable[tuple[str, str]] = ()
+) -> dict[str, str]:
     """The way of decoding that each system is compared by.
 
-    It is the one asked for, else that of most results, else, for a system that was not decoded so (a
-    transducer among others, say), that of most of its own.
+    Systems that are compared with each other, in whatever many steps, have one in common: the one asked
+    for, else one that all of them were decoded in, if they can the whole model's and not its attention's or
+    its CTC's alone, else that of most results. One that was not decoded so has that of most of its own.
+    Systems without a comparison are taken together; a transducer among attention models does not make CTC
+    the way of all of them.
+
+    Args:
+        made: tables of all sets and ways.
+        wanted: the way asked for.
+        pairs: names of the systems of each comparison; names that no table has count for nothing.
     """
     of_system: dict[str, Counter] = {}
     for table in made:
         for system, _ in table.models:
             of_system.setdefault(system, Counter())[table.decoding] += 1
-    everybody = Counter()
-    for counts in of_system.values():
-        everybody.update(counts)
+    compared, alone = _compared_together(of_system, pairs)
+    found = {}
+    for group in [*compared, alone]:
+        everybody = Counter()
+        for system in group:
+            everybody.update(of_system[system])
+        apart = {way for way in everybody if any(way not in of_system[system] for system in group)}
+        common = _first(everybody, wanted, apart, group is alone)
+        for system in group:
+            counts = of_system[system]
+            found[system] = common if common in counts else _first(counts, wanted, apart, group is alone)
+    return found
 
-    def rank(counts: Counter):
-        return lambda way: (way != wanted, -counts[way], _ORDER.get(way, len(_ORDER)), way)
 
-    common = min(everybody, key=rank(everybody), default="")
-    return {
-        system: common if common in counts else min(counts, key=rank(counts))
-        for system, counts in of_system.items()
-    }
+def _first(counts: Counter, wanted: str | None, apart: set[str], whole_first: bool) -> str:
+    """The way that comes first: ``apart`` are those that not all have."""
+
+    def rank(way: str):
+        kinds = (way in _HALVES, way in apart) if whole_first else (way in apart, way in _HALVES)
+        return (way != wanted, *kinds, -counts[way], _ORDER.get(way, len(_ORDER)), way)
+
+    return min(counts, key=rank, default="")
+
+
+def _compared_together(
+    systems: Mapping[str, Counter], pairs: Iterable[tuple[str, str]]
+) -> tuple[list[list[str]], list[str]]:
+    """Groups of systems that comparisons join, and the systems that none does."""
+    group = {system: {system} for system in systems}
+    for one, other in [*pairs, *((system.removesuffix(BEST), system) for system in systems)]:
+        if one in group and other in group and group[one] is not group[other]:
+            joined = group[one] | group[other]
+            group.update(dict.fromkeys(joined, joined))
+    groups = {id(members): sorted(members) for members in group.values() if len(members) > 1}
+    return list(groups.values()), [system for system, members in group.items() if len(members) == 1]
 
 
 def merged(made: Iterable[Table], ways: Mapping[str, str], found: Collection) -> list[Table]:
