@@ -42,7 +42,10 @@ def get_parser() -> argparse.ArgumentParser:
         metavar=("SYSTEM", "CONTROL"),
         help="one more pair to compare (names without seeds); those of controls.yaml are compared anyway",
     )
-    parser.add_argument("--decoding", help="way of decoding to compare by (default: that of most results)")
+    parser.add_argument(
+        "--decoding",
+        help="way of decoding to compare by (default: one that all have that are compared, joint first)",
+    )
     parser.add_argument(
         "--dev_sets",
         nargs="*",

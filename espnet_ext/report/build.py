@@ -31,7 +31,7 @@ def build(
         wanted: pairs of systems to compare.
         made_by: command, host, versions and commit of this report.
         about: a line about each known system.
-        decoding: the way of decoding to compare by; None: that of most results.
+        decoding: the way of decoding to compare by; None: see `main_ways`.
         development: sets that something was chosen on; None: by their names.
 
     Returns:
