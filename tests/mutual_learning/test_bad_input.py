@@ -52,8 +52,8 @@ from espnet_ext.train.export import export
         (["--peers", "[{}, {optim: none}]"], "peer2: optim none: expected one of .*adamw"),
         (["--peers", "[{}, {scheduler: slow}]"], "peer2: scheduler slow: expected one of .*warmupdecay"),
         (["--peers", "[{}, {token_list: 3}]"], "peer2: token_list 3: peers compare posteriors"),
-        (["--peers", "[{}, {encoder: nosuch}]"], "peer2: no model has such options: .*conformer"),
-        (["--peers", "[{}, {encoder_conf: {layers: 3}}]"], "peer2: no model has such options: .*'layers'"),
+        (["--peers", "[{}, {encoder: nosuch}]"], "peer2: --encoder must be one of .*conformer.*nosuch"),
+        (["--peers", "[{}, {encoder_conf: {layers: 3}}]"], "peer2: encoder_conf: .* has no option 'layers'"),
         (
             ["--peers", "[{}, {model_conf: {length_normalized_loss: true}}]"],
             "peer2: model_conf: length_normalized_loss: true: .*--loss_norm token",
