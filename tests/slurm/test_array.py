@@ -10,7 +10,7 @@ import pytest
 from tests.slurm.conftest import queue, slurm, wait_for
 
 #: Started with the first test, so that they need not be waited for.
-pytestmark = pytest.mark.usefixtures("limited", "sliced")
+pytestmark = pytest.mark.usefixtures("limited")
 NASTY = [
     "a b",
     "$(touch evil)",

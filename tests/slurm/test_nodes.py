@@ -12,7 +12,9 @@ import pytest
 from tests.slurm.conftest import CLUSTER
 from tests.train.test_survival import end_of, same
 
-pytestmark = pytest.mark.slow
+# The training in slices goes on beside these tests and those after them. Not beside test_array.py: after
+# its start a controller looks at time limits half a minute later, too late for the signal ahead of one.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("sliced")]
 TWO_NODES = "train: {tasks: 2, nodes: 2, cpus: 1}"
 
 
