@@ -61,16 +61,21 @@ def _hurt(children: list[int], harm: dict, cmd: list[str]) -> int:
     """Send the signal; 1 if it fell into a save."""
     folder = Path(cmd[cmd.index("--output_dir") + 1])
     end = time.monotonic() + 60
+    number = {"kill": signal.SIGKILL, "USR1": signal.SIGUSR1, "TERM": signal.SIGTERM}[harm["how"]]
+    while harm["how"] != "kill" and not all(_handles(each, number) for each in children):
+        # Earlier it would end that one process at once, and the others would wait for it half an hour.
+        if time.monotonic() > end or not _alive(children):
+            break
+        time.sleep(0.0005)
     if harm["after"] == "save":
-        while not _saving(folder) and time.monotonic() < end and _alive(children):
+        while not _saving(folder, children) and time.monotonic() < end and _alive(children):
             time.sleep(0.0005)
     else:
         # Counted from the first sign of life, so that slow machines reach the training as well.
         while not (folder / "config.yaml").exists() and time.monotonic() < end:
             time.sleep(0.001)
         time.sleep(harm["after"])
-    number = {"kill": signal.SIGKILL, "USR1": signal.SIGUSR1, "TERM": signal.SIGTERM}[harm["how"]]
-    saving = _saving(folder)
+    saving = _saving(folder, children)
     for child in children if harm["how"] == "kill" else children[-1:]:
         if _alive([child]):
             os.kill(child, number)
@@ -81,8 +86,17 @@ def _hurt(children: list[int], harm: dict, cmd: list[str]) -> int:
     return int(saving)
 
 
-def _saving(folder: Path) -> bool:
-    return any(path.name.startswith(".checkpoint.pth.") for path in folder.glob(".checkpoint.pth.*"))
+def _saving(folder: Path, children: list[int]) -> bool:
+    """Whether one of these processes writes a checkpoint; one killed earlier may have left its file behind."""
+    names = [path.name for path in folder.glob(".checkpoint.pth.*")]
+    return any(f"-{child}." in name for name in names for child in children)
+
+
+def _handles(child: int, number: int) -> bool:
+    """Whether the process has a handler of its own for the signal."""
+    lines = Path(f"/proc/{child}/status").read_text().splitlines()
+    caught = next((line for line in lines if line.startswith("SigCgt:")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def _alive(children: list[int]) -> bool:
