@@ -38,7 +38,7 @@ def test_numbers_of_a_control_belong_to_a_configuration(recipe, real_template):
     words += ["--unlabelled_set", "more"]
     message = recipe(*words, code=1)
     assert "bilevel_supervised_only was written for another training" in message
-    assert "finetune_bilevel.yaml has max_epoch 25 instead of 13, bilevel_conf final_epochs 5" in message
+    assert "finetune_bilevel.yaml has max_epoch 25 instead of 9, bilevel_conf final_epochs 5" in message
     anew = "--bilevel_conf final_epochs=25 --optim3_conf lr=0.0002 --scheduler3_conf warmup_steps=500"
     assert anew in recipe(*words, "--finetune_args", anew)
     assert "another training" in recipe(*words, "--finetune_args", "--nbest 3", code=1)
