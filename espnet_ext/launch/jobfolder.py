@@ -8,6 +8,7 @@
     done/N        `status host slurm-job begin end` of job N (times in seconds since 1970), once it has ended
     history/N     starts and ends of job N, one a line, if it may run several times
     slurm.out     what Slurm itself has to say (a time limit, memory)
+    log           file name of the log, as it was asked for
     cancelled     is there once we have cancelled the jobs
     open          names of jobs that somebody waits for, or waited for until he was killed
 """
@@ -95,6 +96,7 @@ class JobFolder:
             (path / name).mkdir(parents=True)
         token, words = words_of([*request.command, request.log], request.name, request.fill)
         words, log_words = words[:-1], words[-1]
+        (path / "log").write_bytes(os.fsencode(log.name))
         (path / "words").write_bytes(b"".join(os.fsencode(word) + b"\0" for word in words))
         values = {
             "token": token,
@@ -177,10 +179,11 @@ class JobFolder:
 
     def forsaken(self) -> dict["JobFolder", list[str]]:
         """Folders of the same log that nobody has closed, with the names of their jobs."""
-        stem = self.name.rpartition(".")[0]
+        log = (self.path / "log").read_bytes()  # folders of `a b.log` and `a_b.log` have one stem
         found = {}
         for file in self.path.parent.glob("*/open"):
-            if file.parent != self.path and file.parent.name.rpartition(".")[0] == stem:
+            its = file.parent / "log"
+            if file.parent != self.path and its.exists() and its.read_bytes() == log:
                 found[JobFolder(file.parent)] = file.read_text(encoding="utf-8").split()
         return found
 

@@ -298,10 +298,11 @@ class Left(Lasting):
 
 def test_what_a_killed_run_has_left_is_ended_first(run, tmp_path, monkeypatch, capsys):
     """It was to write the same log; jobs of other logs are nobody's business here."""
-    for log in ("x.log", "xy.log"):
+    for log in ("x y.log", "x_y.log", "xy.log"):
         JobFolder.create(parse_request([str(tmp_path / log), "true"]), "cpu", threads=1).mark_open("x.old")
     monkeypatch.setitem(globals(), "Cluster", Left)
-    code, cluster = run("x.log")
+    code, cluster = run("x y.log")
     assert code == 0 and cluster.submitted == [1] and cluster.asked == ["x.old"]
     assert "cancelled: 9, left by a run that was killed" in capsys.readouterr().err
-    assert [file.parent.name.split(".")[0] for file in (tmp_path / "q").glob("*/open")] == ["xy"]
+    assert {file.parent.name.split(".")[0] for file in (tmp_path / "q").glob("*/open")} == {"xy", "x_y"}
+    assert len(list((tmp_path / "q").glob("*/open"))) == 2
