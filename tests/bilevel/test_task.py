@@ -132,7 +132,7 @@ def survive(tmp_path: Path, cmd: list[str], processes: int, harms: list[dict]) -
         [sys.executable, SURVIVE, tmp_path / "plan.json"],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
+        timeout=1800,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0

@@ -385,7 +385,7 @@ def survive(repo_root, tmp_path, name: str, cmd: list[str], processes: int, harm
     plan = {"task": task, "cmd": cmd, "processes": processes, "harms": list(harms), "path": []}
     (tmp_path / f"{name}.json").write_text(json.dumps(plan))
     command = [sys.executable, repo_root / "tests" / "train" / "survive.py", tmp_path / f"{name}.json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=1800)
     assert done.returncode == 0
     statuses = json.loads(done.stdout.splitlines()[-1])["statuses"]
     assert statuses[-1] == [0] * processes

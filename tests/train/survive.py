@@ -19,6 +19,9 @@ import sys
 import time
 from pathlib import Path
 
+#: Seconds after which a moment that does not come is given up.
+LIMIT = 300
+
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
@@ -48,6 +51,9 @@ def _start(task, cmd: list[str], processes: int) -> list[int]:
         if processes > 1:
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        # What comes once the training handles signals no more, at its very end, changes its status no more.
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         status = 1
         try:
             status = task.main(cmd=cmd)
@@ -58,36 +64,56 @@ def _start(task, cmd: list[str], processes: int) -> list[int]:
 
 
 def _hurt(children: list[int], harm: dict, cmd: list[str]) -> int:
-    """Send the signal; 1 if it fell into a save."""
+    """Send the signal; 1 if it fell into a save. A training that ends first is left alone."""
     folder = Path(cmd[cmd.index("--output_dir") + 1])
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     number = {"kill": signal.SIGKILL, "USR1": signal.SIGUSR1, "TERM": signal.SIGTERM}[harm["how"]]
     while harm["how"] != "kill" and not all(_handles(each, number) for each in children):
-        # Earlier it would end that one process at once, and the others would wait for it half an hour.
+        # Earlier it would be lost.
         if time.monotonic() > end or not _alive(children):
             break
         time.sleep(0.0005)
+    saving = False
     if harm["after"] == "save":
-        while not _saving(folder, children) and time.monotonic() < end and _alive(children):
+        while not saving and time.monotonic() < end and _alive(children):
             time.sleep(0.0005)
+            if _saving(folder, children):
+                _stop(children)
+                saving = _saving(folder, children)
+                if not saving:  # it was done before it stopped
+                    _send(children, signal.SIGCONT)
     else:
         # Counted from the first sign of life, so that slow machines reach the training as well.
-        while not (folder / "config.yaml").exists() and time.monotonic() < end:
+        while not (folder / "config.yaml").exists() and time.monotonic() < end and _alive(children):
             time.sleep(0.001)
         time.sleep(harm["after"])
-    saving = _saving(folder, children)
-    for child in children if harm["how"] == "kill" else children[-1:]:
-        if _alive([child]):
-            os.kill(child, number)
-            if harm["how"] != "kill":
-                time.sleep(0.01)
-                if _alive([child]):
-                    os.kill(child, signal.SIGTERM)  # a second one must not break the first
-    return int(saving)
+    # They stand still meanwhile: one that sees the other one gone would end by itself, with another status.
+    _stop(children)
+    hit = _alive(children)
+    if hit:
+        _send(children if harm["how"] == "kill" else children[-1:], number)
+    _send(children, signal.SIGCONT)
+    if hit and harm["how"] != "kill":
+        time.sleep(0.01)
+        _send(children[-1:], signal.SIGTERM)  # a second one must not break the first
+    return int(hit and saving)
+
+
+def _send(children: list[int], number: int) -> None:
+    """Nobody has waited for them yet, so that the numbers are theirs, whether they live or not."""
+    for child in children:
+        os.kill(child, number)
+
+
+def _stop(children: list[int]) -> None:
+    """Make them stand still, in the middle of whatever they do."""
+    _send(children, signal.SIGSTOP)
+    while any(_state(child) not in "TtZX" for child in children):
+        time.sleep(0.0002)
 
 
 def _saving(folder: Path, children: list[int]) -> bool:
-    """Whether one of these processes writes a checkpoint; one killed earlier may have left its file behind."""
+    """Whether one of these processes writes a checkpoint; one killed earlier may have left its file."""
     names = [path.name for path in folder.glob(".checkpoint.pth.*")]
     return any(f"-{child}." in name for name in names for child in children)
 
@@ -100,8 +126,11 @@ def _handles(child: int, number: int) -> bool:
 
 
 def _alive(children: list[int]) -> bool:
-    states = (Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children)
-    return all(state not in "ZX" for state in states)
+    return all(_state(child) not in "ZX" for child in children)
+
+
+def _state(child: int) -> str:
+    return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def train(tmp_path: Path, cmd: list[str], kind: str, harms: list[dict], processe
         [sys.executable, HERE / "survive.py", path],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
+        timeout=1800,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0
@@ -113,13 +113,14 @@ def test_twenty_hard_kills(toy_cmd, tmp_path):
 @pytest.mark.parametrize("kind", ["workers", "accumulation", "streams", "processes"])
 def test_every_kind_of_training_survives(untouched, toy_cmd, tmp_path, kind, how):
     cmd = toy_cmd(tmp_path / "exp", *EVERY_STEP, *KINDS[kind][2])
-    harms = [{"how": how, "after": after} for after in (0.3, "save", 0.8)]
+    # First a save, which cannot be missed however slow the machine is: the others may come after the end.
+    harms = [{"how": how, "after": after} for after in ("save", 0.3, 0.8)]
     result = train(tmp_path, cmd, kind, harms)
     count = KINDS[kind][1]
     assert result["statuses"][-1] == [0] * count
     wanted = [[-9] * count] if how == "kill" else [[75] * count]
-    # A run that had ended before its harm came does not count: at least one was hit.
-    assert any(status in wanted for status in result["statuses"])
+    # A run that had ended before its harm came does not count.
+    assert result["statuses"][0] in wanted and result["in_save"] >= 1
     assert all(status in [*wanted, [0] * count] for status in result["statuses"])
     assert_same_end(tmp_path / "exp", untouched(kind))
 
@@ -249,5 +250,5 @@ def test_launchers(toy_cmd, tmp_path, launcher):
             for rank in ("0", "1")
         ]
     running = [subprocess.Popen(cmd, env=each, stdout=subprocess.DEVNULL) for cmd, each in commands]
-    assert [process.wait(timeout=200) for process in running] == [0] * len(running)
+    assert [process.wait(timeout=600) for process in running] == [0] * len(running)
     assert json.loads((tmp_path / "exp" / "train_summary.json").read_text())["processes"] == 2
