@@ -33,6 +33,7 @@ class Page:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **parameters) -> dict:
         """Run a command and wait for its answer; what happens meanwhile is kept in `events`."""
@@ -51,8 +52,21 @@ class Page:
         """Open a file in a window of this size; below 600 pixels it is a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        loader = self.call("Page.navigate", url=path.resolve().as_uri())["loaderId"]
+        # Until then an expression may yet be about the page that was open before.
+        while not any(self._is_load(event, loader) for event in self.events):
+            self.events.append(self._receive())
         self.wait("document.readyState === 'complete' && document.querySelectorAll('section').length > 0")
+
+    @staticmethod
+    def _is_load(event: dict, loader: str) -> bool:
+        """Whether an event says that a page is loaded."""
+        what = event.get("params", {})
+        return (event.get("method"), what.get("name"), what.get("loaderId")) == (
+            "Page.lifecycleEvent",
+            "load",
+            loader,
+        )
 
     def run(self, code: str):
         """Value of an expression in the page."""
@@ -61,7 +75,7 @@ class Page:
             raise RuntimeError(f"{code}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30) -> None:
+    def wait(self, condition: str, seconds: float = 300) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(condition):
@@ -114,7 +128,7 @@ def browser() -> Iterator[Page]:
         def receive() -> dict:
             nonlocal buffer
             while b"\0" not in buffer:
-                if not select.select([ours_in], [], [], 60)[0]:
+                if not select.select([ours_in], [], [], 300)[0]:
                     raise TimeoutError("the browser does not answer")
                 part = os.read(ours_in, 1 << 20)
                 if not part:
@@ -127,6 +141,6 @@ def browser() -> Iterator[Page]:
             yield Page(send, receive)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(120)
             os.close(ours_in)
             os.close(ours_out)
