@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet_ext.processes import start_of
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,21 +74,24 @@ def test_interrupted(corpus, tmp_path, how):
     process = subprocess.Popen(
         _command(corpus, "dump/x", 2), env=_environment(), stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("dump/.x*/x/audio/0000/*")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 600
+    while not list(tmp_path.glob("dump/.x*/x/audio/0000/*")):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    workers = [int(pid) for file in threads for pid in file.read_text().split()]
     process.send_signal(how)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), error
     assert "Traceback" not in error
     assert not (tmp_path / "dump" / "x").exists()
     if how == signal.SIGINT:
         assert list((tmp_path / "dump").iterdir()) == []
     else:
-        # The workers end with their parent: what they were writing does not grow any more.
-        time.sleep(0.3)
-        count = len(list(tmp_path.glob("dump/.x*/x/audio/0000/*")))
-        time.sleep(0.3)
-        assert len(list(tmp_path.glob("dump/.x*/x/audio/0000/*"))) == count < 200
+        # The workers end with their parent, and not because they are done.
+        while any(start_of(worker) for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert len(workers) == 2 and len(list(tmp_path.glob("dump/.x*/x/audio/0000/*"))) < 200
     subprocess.run(_command(corpus, "dump/x"), env=_environment(), check=True, capture_output=True)
     assert (tmp_path / "dump" / "x" / "feats_type").exists()

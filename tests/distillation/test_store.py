@@ -73,7 +73,7 @@ def test_many_processes_read_at_once(filled):
     for worker in workers:
         worker.start()
     for _ in workers:
-        order, found = results.get(timeout=60)
+        order, found = results.get(timeout=600)
         assert found == [expected[str(key)] for key in order]
     for worker in workers:
         worker.join()

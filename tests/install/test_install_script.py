@@ -76,7 +76,7 @@ fi""",
             env={"PATH": str(self.programs), **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
 
     def refuses(self, *messages: str, **environment: str) -> None:

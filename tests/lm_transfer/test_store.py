@@ -209,6 +209,6 @@ def test_reading_in_other_processes(make_dump, write_text, tmp_path, fake_teache
     readers = [context.Process(target=wrong, args=(queue,)) for _ in range(2)]
     for reader in readers:
         reader.start()
-    assert [queue.get(timeout=60) for _ in readers] == [0, 0]
+    assert [queue.get(timeout=600) for _ in readers] == [0, 0]
     for reader in readers:
         reader.join()

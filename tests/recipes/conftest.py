@@ -58,7 +58,7 @@ def tiny_options(tmp_path) -> list[str]:
 def run_recipe(repo_root):
     """Function: (script, options...) → what it printed; checks the exit status."""
 
-    def run(script: Path, *options, code: int = 0, cwd: Path | None = None, seconds: int = 900) -> str:
+    def run(script: Path, *options, code: int = 0, cwd: Path | None = None, seconds: int = 3600) -> str:
         environment = {
             **os.environ,
             "PYTHONPATH": str(repo_root),

@@ -121,11 +121,12 @@ def test_interrupted(tiny, make, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("data/.train_clean.partial/wav/*")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 600
+    while not list(tmp_path.glob("data/.train_clean.partial/wav/*")):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 130 and "Traceback" not in error, error
     assert not (tmp_path / "data" / "train_clean").exists()
     assert make(tmp_path).returncode == 0
