@@ -1,5 +1,6 @@
 """Every method through a recipe's stages: killed and gone on with, exported, decoded by stock ESPnet."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -93,8 +94,11 @@ def recipe(tmp_path_factory, repo_root, run_recipe):
 
 
 def family(number: int) -> list[int]:
-    """A process and all that it started, in whatever groups (Linux)."""
-    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    """A process and all that it started, in whatever groups (Linux); some may end while they are counted."""
+    try:
+        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    except OSError:
+        return []
     return [number, *(one for child in children for one in family(int(child)))]
 
 
@@ -106,13 +110,14 @@ def killed(command: list[str], experiment) -> None:
         "OMP_NUM_THREADS": "1",
     }
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1800
     while not (experiment / "checkpoint.pth").exists():
         assert process.poll() is None, "the recipe ended before anything was saved"
         assert time.monotonic() < end, "nothing was saved"
         time.sleep(0.005)
     for number in family(process.pid):
-        os.kill(number, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     process.wait()
     assert not (experiment / "train_summary.json").exists(), "it was done before it was killed"
 
