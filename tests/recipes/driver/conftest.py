@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from espnet_ext.bin.recipe import main
+from espnet_ext.processes import start_of
 
 OPTIONS = """
 what:
@@ -117,7 +118,7 @@ class Recipe:
     def __call__(self, *options: str, code: int = 0, **extra: str) -> str:
         """Run the driver, check its exit status, return what it printed."""
         process = self.start(*options, **extra)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == code, out + err
         return out + err
 
@@ -146,9 +147,17 @@ class Recipe:
         """What stage two does before it copies."""
         (self.folder / "hook").write_text(text)
 
+    def wait_for_the_end_of(self, *names: str) -> None:
+        """Wait until the processes are gone whose numbers are in these files."""
+        end = time.monotonic() + 300
+        for name in names:
+            while start_of(int(self.wait_for(name))) is not None:
+                assert time.monotonic() < end, f"waited in vain for the end of {name}"
+                time.sleep(0.02)
+
     def wait_for(self, name: str) -> str:
         """Wait until a file is there and not empty; its content."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 300
         path = self.folder / name
         while not (path.exists() and path.read_text().strip()):
             assert time.monotonic() < end, f"waited in vain for {name}"
