@@ -17,7 +17,7 @@ setup: ## install system packages and the Python environment tools/venv; seconds
 	@tools/install.sh
 
 demo: setup ## egs2/synth from raw audio to the report's page: a control and one method (gan)
-	@cd egs2/synth/asr1 && ./run.sh --system none --seed 1 --stop_stage score && ./run.sh --system gan --seed 1
+	@cd egs2/synth/asr1 && ./run.sh --system none --seed 1 --stop_stage score && ./run.sh --system gan --seed 1 --stop_stage report
 	@echo "demo: open egs2/synth/asr1/exp/report/index.html"
 
 demo-all: setup ## all five methods beside their main controls; goes on where it was interrupted
