@@ -43,13 +43,13 @@ def run(start):
 
     def run(*words, **extra):
         process = start(*words, **extra)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
     return run
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -61,7 +61,7 @@ def pids(folder):
 
 
 # Writes its process id, and that of a child of its own, then sleeps.
-SLEEPER = "echo $$ >pid.$0; sleep 60 & echo $! >pid.child.$0; wait"
+SLEEPER = "echo $$ >pid.$0; sleep 1000 & echo $! >pid.child.$0; wait"
 
 
 def test_array_writes_kaldis_logs(run, tmp_path):
@@ -100,7 +100,9 @@ def test_failing_job_ends_its_siblings(run, tmp_path):
     assert code == 3
     assert "job 2 of 1 to 4 failed with status 3" in output and "x.2.log" in output and "| why" in output
     assert "1 ended, 2 not started" in output
-    assert len(pids(tmp_path)) == 2 and not any(start_of(pid) for pid in pids(tmp_path))
+    assert len(pids(tmp_path)) == 2
+    # A child of a job dies in its own time.
+    wait_for(lambda: not any(start_of(pid) for pid in pids(tmp_path)))
     assert "# Ended (code 143)" in (tmp_path / "x.1.log").read_text()
     assert not (tmp_path / "x.3.log").exists()
 
@@ -143,8 +145,10 @@ def test_previous_log_is_kept(run, tmp_path):
 
 
 def test_at_most_so_many_at_a_time(run, tmp_path):
-    # Each job counts the marks of those that run beside it.
-    script = "touch run.$0; sleep 0.5; ls run.* | wc -l >count.$0; rm run.$0"
+    # Each job counts the marks of those that run beside it. The first one waits for a second, however slow
+    # that starts; then there is time for a third one.
+    wait = "while [ $(ls ran.* | wc -l) -lt 2 ]; do sleep 0.05; done; sleep 0.5"
+    script = f"touch run.$0 ran.$0; {wait}; ls run.* | wc -l >count.$0; rm run.$0"
     assert run("--max_jobs_run", "2", "JOB=1:6", "x.JOB.log", "sh", "-c", script, "JOB")[0] == 0
     counts = [int(file.read_text()) for file in tmp_path.glob("count.*")]
     assert len(counts) == 6 and max(counts) == 2
@@ -187,23 +191,25 @@ def test_sigterm_goes_to_the_jobs_once_and_status_75_comes_back(start, tmp_path)
     process = start("x.log", "sh", "-c", script)
     wait_for(lambda: (tmp_path / "up").exists())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 75
+    assert process.wait(300) == 75
     assert (tmp_path / "saved").read_text() == "saved\n"
 
 
 def test_second_signal_kills(start, tmp_path):
-    process = start("x.log", "sh", "-c", "trap '' TERM; echo $$ >pid.1; while true; do sleep 0.05; done")
+    script = "trap 'touch told' TERM; echo $$ >pid.1; while true; do sleep 0.05; done"
+    process = start("x.log", "sh", "-c", script)
     wait_for(lambda: pids(tmp_path))
     process.send_signal(signal.SIGTERM)
-    time.sleep(ONE_WISH + 0.2)
+    wait_for((tmp_path / "told").exists)
+    time.sleep(ONE_WISH + 0.01)  # from the moment at which the back end has had the first one
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    assert process.wait(300) == 143
     assert start_of(pids(tmp_path)[0]) is None
 
 
 def test_jobs_die_with_the_back_end(start, tmp_path):
-    process = start("x.log", "sh", "-c", "echo $$ >pid.1; exec sleep 60")
+    process = start("x.log", "sh", "-c", "echo $$ >pid.1; exec sleep 1000")
     wait_for(lambda: pids(tmp_path))
     process.kill()
     process.wait()
