@@ -1,5 +1,6 @@
 """A Slurm cluster of one node, the back end as a program, and the toy training of tests/train."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -69,14 +70,14 @@ def start(tmp_path, environment):
     for process in started:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=200)
 
 
 @pytest.fixture
 def run(start):
     """Run the back end to its end: exit status and output."""
 
-    def run(*words, timeout=120, **extra):
+    def run(*words, timeout=600, **extra):
         process = start(*words, **extra)
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
@@ -84,7 +85,7 @@ def run(start):
     return run
 
 
-def wait_for(condition, seconds=200):
+def wait_for(condition, seconds=600):
     """Wait until a condition holds; returns its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -104,11 +105,28 @@ def queue(name: str) -> list[str]:
     return [state for state, job in rows if job.startswith(name)]
 
 
+def left(jobs: list[str]) -> list[str]:
+    """Those of some jobs, by number, that are still in the queue; other tests' jobs may be there as well."""
+    return sorted({*slurm("squeue", "-h", "-r", "-o", "%F").split()} & {*jobs})
+
+
+def trainings(folder: Path) -> list[int]:
+    """Processes that train in an experiment's folder, those of `srun` and of the back end left out."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = [os.fsdecode(word) for word in file.read_bytes().split(b"\0")]
+            ours = words[1:2] == [str(SLOW_TRAIN)] or words[1:3] == ["-m", "espnet_ext.bin.asr_train"]
+            if ours and folder.name in (Path(word).name for word in words):
+                found.append(int(file.parent.name))
+    return found
+
+
 @pytest.fixture(scope="session")
 def limited(cluster, tmp_path_factory):
     """A job that runs into its time limit, a minute at least, while other tests run."""
     folder = tmp_path_factory.mktemp("limited")
-    yield from _beside(folder, "cpu", ["--time", "1", "limited.log", "sleep", "300"])
+    yield from _beside(folder, "cpu", ["--time", "1", "limited.log", "sleep", "1000"])
 
 
 @pytest.fixture(scope="session")
@@ -134,4 +152,4 @@ def _beside(folder: Path, kind: str, words: list[str]):
     process.folder = folder
     yield process
     process.terminate()
-    process.communicate(timeout=100)
+    process.communicate(timeout=200)

@@ -1,12 +1,16 @@
 """Arrays on a real cluster: success, failure, exact statuses, names that a shell would break, signals."""
 
+import itertools
 import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 
+from espnet_ext.launch.slurm import FIRST_POLL, LAST_POLL
+from espnet_ext.processes import start_of
 from tests.slurm.conftest import queue, slurm, wait_for
 
 #: Started with the first test, so that they need not be waited for.
@@ -63,8 +67,8 @@ def test_a_folder_with_a_nasty_name(tmp_path, environment, more):
 
 
 def test_failing_job_ends_its_siblings(run, tmp_path):
-    script = "if [ $0 = 2 ]; then sleep 1; echo why; exit 3; fi; sleep 60"
-    code, output = run("JOB=1:4", "x.JOB.log", "sh", "-c", script, "JOB", timeout=40)
+    script = "if [ $0 = 2 ]; then sleep 1; echo why; exit 3; fi; sleep 1000"
+    code, output = run("JOB=1:4", "x.JOB.log", "sh", "-c", script, "JOB")
     assert code == 3
     assert "job 2 of 1 to 4 failed with status 3" in output and "x.2.log" in output and "| why" in output
     assert "its siblings: 3 ended" in output
@@ -93,17 +97,17 @@ def test_command_that_does_not_exist(run):
 def test_memory_is_named(run, tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/slurm.yaml").write_text("cpu: {mem: 50M}\n")
-    greedy = "x = bytearray(300 * 2**20)\nimport time; time.sleep(30)"
+    greedy = "x = bytearray(300 * 2**20)\nimport time; time.sleep(1000)"
     code, output = run("x.log", "python", "-c", greedy)
     assert code == 137 and "ran out of memory: ask for more (mem in conf/slurm.yaml" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_cancels_what_was_submitted(start, tmp_path, number):
-    process = start("JOB=1:40", "x.JOB.log", "sleep", "300")
+    process = start("JOB=1:40", "x.JOB.log", "sleep", "1000")
     wait_for(lambda: "RUNNING" in queue("x.JOB"))
     process.send_signal(number)
-    assert process.wait(60) == 143
+    assert process.wait(200) == 143
     assert not queue("x.JOB")
 
 
@@ -111,7 +115,7 @@ def test_jobs_end_with_the_back_end(start, tmp_path):
     """The shell that started it may die: nothing runs on unseen."""
     inner = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     outer = subprocess.Popen(
-        ["python", "-c", inner, "python", "-m", "espnet_ext.bin.run_slurm", "orphan.log", "sleep", "300"],
+        ["python", "-c", inner, "python", "-m", "espnet_ext.bin.run_slurm", "orphan.log", "sleep", "1000"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(os.getcwd())},
     )
@@ -138,7 +142,9 @@ def test_what_a_killed_run_leaves_ends_before_the_next_begins(start, run, tmp_pa
 
 
 def test_at_most_so_many_at_a_time(run, tmp_path):
-    script = "touch run.$0; sleep 1; ls run.* | wc -l >count.$0; rm run.$0"
+    # The first one waits for a second, however slow that starts; then there is time for a third one.
+    wait = "while [ $(ls ran.* | wc -l) -lt 2 ]; do sleep 0.1; done; sleep 1"
+    script = f"touch run.$0 ran.$0; {wait}; ls run.* | wc -l >count.$0; rm run.$0"
     assert run("--max_jobs_run", "2", "JOB=1:6", "x.JOB.log", "sh", "-c", script, "JOB")[0] == 0
     counts = [int(file.read_text()) for file in tmp_path.glob("count.*")]
     assert len(counts) == 6 and max(counts) == 2
@@ -147,9 +153,10 @@ def test_at_most_so_many_at_a_time(run, tmp_path):
 @pytest.mark.slow
 def test_a_thousand_jobs_all_run_once(run, tmp_path):
     """More than the cluster's MaxArraySize: split; one of them fails at the end, with its own status."""
-    others = "while [ $(ls logs | wc -l) -lt 1000 ]; do sleep 0.5; done; sleep 2"
+    # Their statuses, which they leave once their logs are complete.
+    others = "while [ $(ls logs/q/*/done | wc -l) -lt 999 ]; do sleep 0.5; done"
     script = f"echo $0 >>ran.$0; if [ $0 = 1000 ]; then {others}; exit 7; fi"
-    code, output = run("JOB=1:1000", "logs/x.JOB.log", "sh", "-c", script, "JOB", timeout=400)
+    code, output = run("JOB=1:1000", "logs/x.JOB.log", "sh", "-c", script, "JOB", timeout=1800)
     assert code == 7 and "job 1000 of 1 to 1000 failed with status 7" in output
     ran = sorted(int(line) for file in tmp_path.glob("ran.*") for line in file.read_text().split())
     assert ran == list(range(1, 1001))
@@ -165,8 +172,9 @@ def test_controller_restarts_and_squeue_fails_in_mid_job(start, tmp_path):
     process = start("JOB=1:3", "x.JOB.log", "sh", "-c", script, "JOB")
     wait_for(lambda: len(list(tmp_path.glob("ran.*"))) == 3)
     with open(f"{state}/slurmctld.pid") as handle:
-        os.kill(int(handle.read()), signal.SIGTERM)
-    wait_for(lambda: not os.path.exists(f"{state}/slurmctld.pid") or not _controller())
+        controller = int(handle.read())
+    os.kill(controller, signal.SIGTERM)
+    wait_for(lambda: start_of(controller) is None)
     try:
         later = start("later.log", "echo", "here")
         # Long enough that both have asked in vain.
@@ -177,16 +185,11 @@ def test_controller_restarts_and_squeue_fails_in_mid_job(start, tmp_path):
         path = f"{os.environ['PATH']}:/usr/sbin"
         subprocess.run(["slurmctld"], env={**os.environ, "PATH": path}, check=True)
     (tmp_path / "go").touch()
-    assert process.wait(120) == 0
-    assert later.wait(120) == 0
+    assert process.wait(600) == 0
+    assert later.wait(600) == 0
     assert all(file.read_text().split() == [file.suffix[1:]] for file in tmp_path.glob("ran.*"))
     assert (tmp_path / "later.log").read_text().count("\nhere\n") == 1
     assert not (tmp_path / "later.log.prev").exists()
-
-
-def _controller() -> bool:
-    done = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
-    return "is UP" in done.stdout
 
 
 def test_slurm_refuses_and_says_what_to_change(run, tmp_path):
@@ -220,7 +223,7 @@ def test_gpus_kaldis_conf_and_path_sh(run, tmp_path):
 
 
 def test_the_queue_is_asked_seldom(run, tmp_path, environment):
-    """An array of 60 jobs, 7 seconds: one call of squeue at most, whatever the number of jobs."""
+    """Two calls of squeue in an array's first 20 seconds, whatever the number of jobs; nothing else."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("squeue", "sacct", "scontrol", "sbatch"):
@@ -228,13 +231,18 @@ def test_the_queue_is_asked_seldom(run, tmp_path, environment):
         (folder / name).write_text(f'#!/bin/sh\necho {name} >>"{tmp_path}/calls"\nexec {real} "$@"\n')
         (folder / name).chmod(0o755)
     path = f"{folder}:{environment['PATH']}"
+    begin = time.monotonic()
     assert run("JOB=1:60", "x.JOB.log", "sh", "-c", "[ $0 != 7 ] || sleep 7", "JOB", PATH=path)[0] == 0
+    seconds = time.monotonic() - begin
+    pauses = [min(LAST_POLL, FIRST_POLL * 1.5**number) for number in range(1000)]
+    most = sum(end < seconds for end in itertools.accumulate(pauses))
     calls = (tmp_path / "calls").read_text().split()
-    assert 1 <= calls.count("squeue") <= 2 and calls.count("sbatch") == 1 and len(calls) <= 4
+    assert 1 <= calls.count("squeue") <= most and calls.count("sbatch") == 1
+    assert calls.count("scontrol") <= 1 and "sacct" not in calls
 
 
 @pytest.mark.slow
 def test_time_limit_is_named(limited):
-    output, _ = limited.communicate(timeout=200)
+    output, _ = limited.communicate(timeout=600)
     assert limited.returncode == 143, output
     assert "ran into its time limit: ask for more (time in conf/slurm.yaml" in output

@@ -83,8 +83,8 @@ up() {
         mkdir -p "${state}/slurmd.${host}"
         if [ "${nodes}" -gt 1 ]; then start slurmd -N "${host}"; else start slurmd; fi
     done
-    wait_until 60 answers ||
-        die "no answer for 60 seconds; the logs:" "${state}/slurmctld.log" "${state}"/slurmd.*.log
+    wait_until 180 answers ||
+        die "no answer for 180 seconds; the logs:" "${state}/slurmctld.log" "${state}"/slurmd.*.log
     echo "slurm: up. In a shell that is to use it: eval \"\$($(basename "${here%/*}")/local_slurm/cluster.sh env)\""
 }
 
@@ -93,20 +93,28 @@ down() {
     if pid_of "${state}/slurmctld.pid" slurmctld >/dev/null; then
         # Jobs do not outlive their cluster.
         scancel --quiet --user="$(id -un)" 2>/dev/null || true
-        wait_until 15 no_jobs || true
+        wait_until 60 no_jobs || true
     fi
     for file in "${state}"/{slurmd*,slurmctld,munged}.pid; do
         program=$(basename "${file}" .pid)
         if pid=$(pid_of "${file}" "${program%%.*}"); then
-            kill "${pid}"
-            wait_until 20 gone "${pid}" || kill -KILL "${pid}"
+            kill "${pid}" 2>/dev/null || true # it may end at this moment
+            if ! wait_until 20 gone "${pid}"; then
+                kill -KILL "${pid}" 2>/dev/null || true
+                wait_until 20 gone "${pid}" || true
+            fi
         fi
     done
     rm -rf "${state}/ctld" "${state}"/slurmd.*/
 }
 
 no_jobs() { [ -z "$(squeue --noheader 2>/dev/null)" ]; }
-gone() { [ ! -e "/proc/$1" ]; }
+gone() { # a zombie, whom nobody may ever wait for, is gone
+    case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in
+        '' | [ZX]*) return 0 ;;
+        *) return 1 ;;
+    esac
+}
 
 nodes=${2:-1}
 [[ ${nodes} =~ ^[1-9][0-9]?$ ]] || die "up ${nodes}: expected a number of nodes, 1 to 99"
