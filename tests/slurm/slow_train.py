@@ -1,5 +1,10 @@
-"""The training command with a pause at each step: `slow_train.py SECONDS OPTION...`, to be interrupted."""
+"""The training command with a pause at each step: `slow_train.py SECONDS OPTION...`, to be interrupted.
 
+While there is a file `hold` in the experiment's folder, no step of its number or later begins; a file `held`
+says that one waits. So a test can do what it likes within a step, however slow the machine.
+"""
+
+import contextlib
 import sys
 import time
 
@@ -12,6 +17,10 @@ def slow(step, seconds: float):
 
     def slower(self):
         time.sleep(seconds)
+        with contextlib.suppress(FileNotFoundError):
+            while self.progress.step >= int((self.folder / "hold").read_text() or 0):
+                (self.folder / "held").touch()
+                time.sleep(0.02)
         step(self)
 
     return slower
