@@ -30,7 +30,7 @@ def two_nodes():
         yield {"SLURM_CONF": f"{state}/slurm.conf"}
     finally:
         subprocess.run([CLUSTER, "down"], env=environment, check=True, capture_output=True)
-        shutil.rmtree(state)
+        shutil.rmtree(state, ignore_errors=True)  # a daemon's last words may come after its end was seen
 
 
 def test_two_nodes_train_as_one(two_nodes, start, toy_cmd, tmp_path):
@@ -40,7 +40,7 @@ def test_two_nodes_train_as_one(two_nodes, start, toy_cmd, tmp_path):
     nodes = [sys.executable, "-c", SAY + f"os.execv({sys.executable!r}, sys.argv[1:])", sys.executable]
     words = ["train.log", *nodes, "-m", "espnet_ext.bin.asr_train", *toy_cmd(tmp_path / "srun")]
     process = start(*words, kind="train", **two_nodes)
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=900)
     log = (tmp_path / "train.log").read_text()
     assert process.returncode == 0, out + log
     assert "task 0 on node1" in log and "task 1 on node2" in log

@@ -95,7 +95,7 @@ def test_a_stage_that_fails_ends_what_needs_it(toy):
 
 
 def test_cancel(toy):
-    toy.hook("touch up; sleep 300")
+    toy.hook("touch up; sleep 1000")
     toy("--submit")
     wait_for(lambda: (toy.folder / "up").exists())
     assert "running" in job_of(toy, "two")
@@ -129,7 +129,7 @@ def test_an_array_of_which_a_half_has_ended(tmp_path, monkeypatch):
         "true",
         "exit 3",
         "trap 'exit 75' TERM; touch runs; while true; do sleep 0.1; done",
-        "sleep 300",
+        "sleep 1000",
     ]
     works = [submitter.work(["sh", "-c", script], ()) for script in scripts]
     record = submitter.submit(works, "logs/x.JOB.log", "cpu", at_once=1)
@@ -148,14 +148,14 @@ def test_the_login_shell_may_die(toy):
     """The process that submitted is gone, and all it had started; the stages run, and --status knows them."""
     toy.hook("sleep 1")
     process = toy.start("--submit")
-    assert process.wait(60) == 0
+    assert process.wait(600) == 0
     wait_for(lambda: (toy.folder / "exp/3.txt").exists() and not queue("0"))
     assert toy("--status").count(" done ") == 2 * 3  # of each stage, and of its job
 
 
 def test_the_login_shell_may_die_while_it_submits(toy):
     """What was submitted until then is on record: shared by the next submission, ended by --cancel."""
-    toy.hook("sleep 300")
+    toy.hook("sleep 1000")
     path = instead(toy, sbatch="if [ -e first ]; then kill -9 $PPID; exit 1; fi; touch first")
     toy("--submit", code=-signal.SIGKILL, PATH=path)
     wait_for(lambda: (toy.folder / "data/one.txt").exists() and not queue("01_one"))
@@ -173,7 +173,7 @@ def test_slurm_refuses_in_the_middle_and_is_away(toy):
         squeue="[ ! -e away ] || exit 1",
         scancel="[ ! -e away ] || exit 1",
     )
-    (toy.folder / "local/one.sh").write_text("#!/bin/sh\nsleep 300\n")
+    (toy.folder / "local/one.sh").write_text("#!/bin/sh\nsleep 1000\n")
     printed = toy("--submit", code=1, PATH=path)
     assert (
         "stage 1 one: job" in printed and "sacctmgr" in printed and "`account` in conf/slurm.yaml" in printed
@@ -189,20 +189,20 @@ def test_slurm_refuses_in_the_middle_and_is_away(toy):
 
 def test_a_driver_that_works_here_refuses_a_submission(toy):
     """The jobs would wait for its locks in vain."""
-    toy.hook("touch here; sleep 300")
+    toy.hook("touch here; sleep 1000")
     process = toy.start(start_new_session=True)
     wait_for(lambda: (toy.folder / "here").exists())
     assert "is in use by process" in toy("--submit", code=1)
     assert not list((toy.folder / "exp/.slurm").glob("*.json"))
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) != 0
+    assert process.wait(600) != 0
 
 
 def test_a_requeued_stage_goes_on(toy):
     """Stage 2 is taken from its node; it starts again and finishes, and stage 3 has waited for it."""
-    toy.hook("echo run >>runs; [ $(wc -l <runs) = 2 ] || sleep 300")
+    toy.hook("echo run >>runs; [ $(wc -l <runs) = 2 ] || sleep 1000")
     job = re.search(r"stage 2 two: job (\d+)", toy("--submit"))[1]
-    wait_for(lambda: (toy.folder / "runs").exists())
+    wait_for(lambda: (toy.folder / "runs").exists() and (toy.folder / "runs").read_text())
     time.sleep(1.0)
     subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for(lambda: (toy.folder / "exp/3.txt").exists())
@@ -232,9 +232,9 @@ def test_the_same_recipe_waits(toy):
     assert (toy.folder / "exp/3.txt").read_text() == "hello\n"
     assert "# Ended (code 0)" in (toy.folder / "exp/logs/three.2.log").read_text()
     assert list((toy.folder / "exp/logs/q").glob("three.JOB.*/done/2"))
-    (toy.folder / "local/one.sh").write_text("#!/bin/sh\nsleep 300\n")
+    (toy.folder / "local/one.sh").write_text("#!/bin/sh\nsleep 1000\n")
     process = toy.start("--cmd_backend", "slurm", start_new_session=True)
     wait_for(lambda: "RUNNING" in queue("one."))
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) != 0
+    assert process.wait(600) != 0
     assert not queue("one.") and toy.states()["one"] == "interrupted"
