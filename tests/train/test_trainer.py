@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from espnet_ext.errors import UserError
 from espnet_ext.train.checkpoint import NAME
 from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.trainer import Trainer
+
+SLOW_TRAIN = Path(__file__).parents[1] / "slurm/slow_train.py"
 
 
 def final_state(folder) -> dict:
@@ -121,16 +124,24 @@ def test_longer_max_epoch_goes_on(uninterrupted, toy_command, tmp_path):
 @pytest.mark.slow
 def test_signal_saves_and_asks_to_run_again(uninterrupted, toy_command, tmp_path):
     """SIGTERM in the middle: exit status 75, and the next run ends where the whole run ended."""
-    command = [sys.executable, "-m", "espnet_ext.bin.asr_train", *toy_command(tmp_path, "--resume", "true")]
-    command += ["--num_workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    options = [*toy_command(tmp_path, "--resume", "true"), "--num_workers", "1"]
+    (tmp_path / "hold").write_text("4")  # it must not be done before the signal comes
+    process = subprocess.Popen(
+        [sys.executable, SLOW_TRAIN, "0", *options],
+        env=os.environ | {"PYTHONPATH": str(SLOW_TRAIN.parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     for line in process.stdout:
         if "step 4/" in line:
             os.killpg(process.pid, signal.SIGTERM)  # as the driver does: loaders get it as well
             break
+    (tmp_path / "hold").unlink()
     rest = process.stdout.read()
     assert process.wait() == 75 and "SIGTERM: saved at step" in rest
     assert not (tmp_path / "train_summary.json").exists()
+    command = [sys.executable, "-m", "espnet_ext.bin.asr_train", *options]
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
     assert_same(final_state(tmp_path), final_state(uninterrupted))
 
