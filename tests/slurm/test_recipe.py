@@ -1,15 +1,19 @@
 """A whole recipe with awkward names, handed to Slurm; then a matrix that shares its stages."""
 
+import contextlib
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import threading
 
 import pytest
 
 from tests.recipes.conftest import run_recipe, tiny_options  # noqa: F401  fixtures
 from tests.recipes.third_corpus.test_third_corpus import recipe, recording  # noqa: F401  fixtures
-from tests.slurm.conftest import slurm, wait_for
+from tests.slurm.conftest import left, slurm, trainings, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +37,9 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options):  # noqa
     jobs = re.findall(r"job (\d+)", submitted)
     assert "preflight: job" in submitted and len(jobs) == 14, submitted
     try:
-        wait_for(lambda: not slurm("squeue", "-h"), 600)
+        wait_for(lambda: not left(jobs), 2400)
     finally:
-        slurm("scancel", *jobs)
+        subprocess.run(["scancel", *jobs], capture_output=True)  # of which Slurm may have forgotten some
     table = run("--status")
     logs = "".join(log.read_text(errors="replace")[-3000:] for log in (recipe / "exp/.slurm").glob("*.log"))
     # Of each stage and of the four parts for the starting model, itself and its job; the preflight.
@@ -52,9 +56,22 @@ def test_recipe_and_matrix(recipe, recording, run_recipe, tiny_options):  # noqa
 
 def _requeue(log):
     """Put the training that writes a log back into the queue, once it has ended an epoch."""
-    wait_for(lambda: log.exists() and " done, " in log.read_text(), 600)
-    (job,) = [row.split()[0] for row in slurm("squeue", "-h", "-o", "%i %j").splitlines() if " train." in row]
-    slurm("scontrol", "requeue", job)
+    wait_for(lambda: log.exists() and " done, " in log.read_text(), 2400)
+    pids = trainings(log.parent)
+    _tell(pids, signal.SIGSTOP)  # it must not be done before Slurm has the word, which wakes it as well
+    try:
+        rows = slurm("squeue", "-h", "-o", "%i %j").splitlines()
+        (job,) = [row.split()[0] for row in rows if " train." in row]
+        slurm("scontrol", "requeue", job)
+    except BaseException:
+        _tell(pids, signal.SIGCONT)
+        raise
+
+
+def _tell(pids, number):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _matrix(recipe, run):  # noqa: F811
@@ -67,7 +84,7 @@ def _matrix(recipe, run):  # noqa: F811
     submitted = run(*words, "--submit")
     assert "none_one_seed1, none_two_seed1: job" in submitted and "features" not in submitted
     assert "is in the queue already" in run(*words, "--submit", code=1)
-    wait_for(lambda: not slurm("squeue", "-h"), 600)
+    wait_for(lambda: not left(re.findall(r"job (\d+)", submitted)), 2400)
     grid = run(*words, "--status")
     logs = "".join(log.read_text(errors="replace")[-3000:] for log in (recipe / "exp/.slurm").glob("*.log"))
     assert "2 of 2 rows are done" in grid, grid + logs
