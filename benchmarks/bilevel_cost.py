@@ -165,6 +165,7 @@ def noise(frames: int, shift: int, tokens: int, world, seconds: float = 4.0):
     class Noise:
         seed = SEED
         frame_shift = shift
+        lengths = dict.fromkeys(names, samples // shift)
         augment_keys = Stream.augment_keys
 
         def steps(self, passes: int) -> int:

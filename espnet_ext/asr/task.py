@@ -214,6 +214,10 @@ class ASRTask(ESPnetASRTask):
             for what in ("optim", "scheduler")
             for conf in ("", "_conf")
         }
+        for what in ("optim", "scheduler"):
+            conf = option[f"{what}_conf"]
+            if option[what] is not None and not isinstance(conf, dict):  # in YAML, an empty block is null
+                raise UserError(f"{what}{suffix}_conf: expected options as `name: value`, got {conf!r}")
         optimizer = _make(optim_classes, "optim", suffix, option, trained)
         scheduler = None
         if option["scheduler"] is not None:
@@ -240,9 +244,11 @@ def _make(classes: dict, what: str, suffix: str, option: dict, first):
     """An optimiser or a schedule of the name and the options given.
 
     Raises:
-        UserError: an option that it does not have, or a value that it refuses.
+        UserError: no such one, an option that it does not have, or a value that it refuses.
     """
     conf = option[f"{what}_conf"]
+    if option[what] not in classes:  # a YAML's values are not checked
+        raise UserError(f"{what}{suffix}: {option[what]}: expected one of {', '.join(classes)}")
     try:
         return classes[option[what]](first, **conf)
     except (TypeError, ValueError) as error:

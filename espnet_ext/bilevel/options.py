@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from espnet_ext.bilevel.penalty import GammaSchedule
 from espnet_ext.bilevel.phases import Phases
 from espnet_ext.errors import UserError
-from espnet_ext.ssl.typed import check_types
+from espnet_ext.ssl.typed import check_mapping, check_types
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class BilevelOptions:
         """Check names and values.
 
         Raises:
-            UserError: an unknown name or a value out of range.
+            UserError: no options, an unknown name or a value out of range.
         """
         known = [field.name for field in fields(cls)]
+        check_mapping("bilevel_conf", conf, known)
         unknown = sorted(set(conf) - set(known))
         if unknown:
             raise UserError(f"bilevel_conf: no option {', '.join(unknown)}; there are {', '.join(known)}")

@@ -17,6 +17,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.ssl.method import trained_parameters
 from espnet_ext.ssl.options import sample_rate
 from espnet_ext.ssl.task import UnlabelledSpeech
+from espnet_ext.ssl.typed import check_mapping
 from espnet_ext.train.data import SpeechData
 from espnet_ext.train.method import Updater
 from espnet_ext.train.signals import StopRequest
@@ -108,6 +109,10 @@ class Bilevel(UnlabelledSpeech):
             if options.phi_lr is not None:
                 encoder = {id(p) for p in model.encoder.parameters()}
                 head = [p for p in model.parameters() if id(p) not in encoder]
+                if not any(p.requires_grad for p in head):
+                    raise UserError(
+                        "bilevel_conf phi_lr: all but the encoder is frozen (--freeze_param): set it to null"
+                    )
                 updaters["upper"] = cls.make_updater(args, model.encoder.parameters(), total)
                 updaters["phi"] = cls.make_updater(_with_rate(args, options.phi_lr), head, total)
             eta = _with_rate(args, options.eta_lr)
@@ -176,10 +181,13 @@ def _check_rates(args: argparse.Namespace, options: BilevelOptions, phases: Phas
     ):
         if not used:
             continue
+        check_mapping(f"optim{suffix}_conf", getattr(args, f"optim{suffix}_conf"), ["lr"])
         rate = getattr(args, f"optim{suffix}_conf").get("lr")
-        if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+        if type(rate) not in (int, float) or not 0 < rate < float("inf"):
+            hint = " (YAML reads 1e-3 as a word: write 1.0e-3)" if isinstance(rate, str) else ""
             raise UserError(
-                f"optim{suffix}_conf lr: {rate}: the {name} level needs a learning rate above 0 in the YAML"
+                f"optim{suffix}_conf lr: {rate}: the {name} level needs a learning rate above 0 in the "
+                f"YAML{hint}"
             )
         rates[name] = rate
     if "final" in rates and "upper" in rates and rates["final"] >= rates["upper"]:

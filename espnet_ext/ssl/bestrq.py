@@ -65,7 +65,7 @@ class BestRQ(SSLObjective):
         for name, value, good, expected in (
             ("mask_rate", mask_rate, 0 < mask_rate <= LARGEST_RATE, f"in (0, {LARGEST_RATE}]"),
             ("mask_span", mask_span, mask_span >= 1, "at least 1"),
-            ("noise", noise, noise >= 0, "not negative"),
+            ("noise", noise, 0 <= noise < float("inf"), "not negative, and finite"),
             (
                 "stack",
                 stack,

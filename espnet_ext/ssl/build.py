@@ -9,7 +9,7 @@ from espnet_ext.ssl.bestrq import BestRQ
 from espnet_ext.ssl.cpc import CPC
 from espnet_ext.ssl.encode import feature_size
 from espnet_ext.ssl.objective import SSLObjective
-from espnet_ext.ssl.typed import check_types
+from espnet_ext.ssl.typed import check_mapping, check_types
 
 OBJECTIVES: dict[str, type[SSLObjective]] = {"bestrq": BestRQ, "infonce": CPC}
 
@@ -36,6 +36,7 @@ def build_objective(
     """
     if name not in OBJECTIVES:
         raise UserError(f"--ssl {name}: expected one of {', '.join(OBJECTIVES)}")
+    check_mapping("ssl_conf", options, _defaults(name))
     alarms = {key: options[key] for key in ("alarm_steps", "alarm") if key in options}
     check_types("ssl_conf", alarms, {"alarm_steps": 200, "alarm": "warn"})
     options = {key: value for key, value in options.items() if key not in alarms}

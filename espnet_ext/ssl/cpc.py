@@ -72,14 +72,14 @@ class CPC(SSLObjective):
         for name, value, good, expected in (
             ("least_context", least_context, least_context >= 1, "at least 1"),
             ("context", context, context >= least_context, f"at least least_context, {least_context}"),
-            ("future", future, future >= 1, "at least 1"),
+            ("future", future, future >= 2, "at least 2"),
             (
                 "stride",
                 stride,
                 stride * self.grid.factor >= reads,
                 f"at least {-(-reads // self.grid.factor)}",
             ),
-            ("temperature", temperature, temperature > 0, "above 0"),
+            ("temperature", temperature, 0 < temperature < float("inf"), "above 0, and finite"),
             ("negatives", negatives, negatives in ("utterance", "batch"), "utterance or batch"),
             (
                 "neighbours",
@@ -101,6 +101,7 @@ class CPC(SSLObjective):
         # The same in feature frames.
         self.context, self.least = self.grid.features(context), self.grid.features(least_context)
         self.reads, self.stride = reads, stride * self.grid.factor
+        self.shortest = self.least + reads
         width = encoder_size(model)
         self.roll = torch.nn.Linear(width, width)
         draw = torch.Generator().manual_seed(key(seed, "infonce roll"))

@@ -57,6 +57,7 @@ class SSLObjective(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, size: int):
         super().__init__()
         self.grid = grid_of(model.encoder)
+        self.shortest = self.grid.window  # feature frames of which something can be predicted
         self.watch = Watch()
         self.alarmed: list[str] = []  # what `check_health` found so far; in checkpoints and in the summary
         self._check_frames(model, size)

@@ -53,13 +53,20 @@ class UnlabelledSpeech:
         Raises:
             UserError: options that do not fit it, the model or the cut into micro-batches.
         """
+        objective = build_objective(args.ssl, args.ssl_conf, model, args.input_size, args.seed)
+        longest = max(stream.lengths.values()) + 1  # a front end gives up to one frame more
+        if longest < objective.shortest:
+            raise UserError(
+                f"{cls.unlabelled_dirs(args)[0]}: no utterance is longer than {longest} feature frames, and "
+                f"{args.ssl} predicts nothing of fewer than {objective.shortest}: use longer ones"
+            )
         pieces = str(args.frames_per_micro_batch) != "0" or stream.world.size > 1
         if args.ssl_conf.get("negatives") == "batch" and pieces:
             raise UserError(
                 "ssl_conf negatives: batch: the loss would depend on how a step is cut; use negatives: "
                 "utterance, or one process and --frames_per_micro_batch 0"
             )
-        return build_objective(args.ssl, args.ssl_conf, model, args.input_size, args.seed)
+        return objective
 
     @classmethod
     def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:

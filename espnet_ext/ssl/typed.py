@@ -1,9 +1,26 @@
 """Values out of YAML that must be numbers: refused with the reason, not with a traceback of a comparison."""
 
+from collections.abc import Iterable
+
 from espnet_ext.errors import UserError
 
 #: What is expected where the default is of a type.
 _WORDS = {bool: "true or false", str: "a word", int: "a whole number"}
+
+
+def check_mapping(where: str, values: object, known: Iterable[str]) -> None:
+    """A YAML file's block of options is one: with nothing in it, it is null.
+
+    Args:
+        where: the option that holds them, for the message.
+        values: what YAML read.
+        known: names of options, the first of which is shown as an example.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected options as `{next(iter(known))}: ...`, got {values!r}")
 
 
 def check_types(where: str, values: dict, defaults: dict) -> None:

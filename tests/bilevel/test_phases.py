@@ -60,6 +60,7 @@ def test_labelled_passes_follow_each_other():
         ({"warm_epochs": -1}, "warm_epochs: -1: expected at least 0"),
         ({"final_epochs": -2}, "final_epochs: -2"),
         ({"explore_steps": -1}, "explore_steps: -1"),
+        (None, "bilevel_conf: expected options as `warm_epochs: ...`, got None"),
         ({"lower_steps": 2}, "no option lower_steps; there are warm_epochs, final_epochs, explore_steps"),
         ({"phi_lr": 0.0}, "phi_lr: 0.0: expected a rate above 0, or null"),
         ({"eta_lr": float("inf")}, "eta_lr: inf"),

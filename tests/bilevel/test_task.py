@@ -224,13 +224,21 @@ def test_pretraining_without_an_unlabelled_set_hears_the_training_set(command, t
         (["--unlabelled_frames_per_step", "-5"], "expected at least 0"),
         (["--bilevel_conf", "gamma_maximum=.nan"], "gamma_maximum: nan"),
         (["--bilevel_conf", "eta_lr=1e-3"], "eta_lr: '1e-3': expected a number"),
-        (["--optim2_conf", "lr=1e-3"], "optim2_conf lr: 1e-3: the lower level needs a learning rate above 0"),
+        (
+            ["--optim2_conf", "lr=1e-3"],
+            "lr: 1e-3: the lower level needs .*YAML reads 1e-3 as a word: write 1.0e",
+        ),
+        (["--optim2_conf", "lr=true"], "optim2_conf lr: True: the lower level"),
         (["--optim2_conf", "lr=.inf"], "optim2_conf lr: inf: the lower level"),
         (["--ssl_conf", "mask_rate=0.9"], "mask_rate: 0.9: expected in"),
         (["--ssl_conf", "span=3"], "bestrq has no option span"),
         (["--pseudo_text", "/nowhere", "--bilevel_conf", "warm_epochs=0"], "/nowhere: no such file"),
         (["--ssl", "hubert"], "--ssl hubert: expected one of bestrq, infonce"),
         (["--freeze_param", "encoder"], "the whole encoder is frozen"),
+        (
+            ["--freeze_param", "decoder", "ctc", "--bilevel_conf", "phi_lr=0.1"],
+            "phi_lr: all but the encoder is frozen",
+        ),
         (
             ["--encoder_conf", "{input_layer: linear}", "--padding", "espnet"],
             "EBranchformerEncoder with input layer Sequential: a self-supervised loss cannot mask it",
@@ -242,6 +250,26 @@ def test_bad_input_ends_before_training(command, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         BilevelTask.main(cmd=cmd)
     assert not (tmp_path / "exp" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bilevel_conf": None}, "bilevel_conf: expected options as `warm_epochs: ...`, got None"),
+        ({"ssl_conf": None}, "ssl_conf: expected options as `mask_rate: ...`, got None"),
+        ({"optim2_conf": None}, "optim2_conf: expected options as `lr: ...`, got None"),
+        ({"scheduler3": "warmupdecay", "scheduler3_conf": None}, "scheduler3_conf: expected options as"),
+        ({"optim3": "adamv"}, "optim3: adamv: expected one of adam, adamw"),
+    ],
+)
+def test_a_yaml_s_own_mistakes_are_refused(corpus, command, tmp_path, change, message):
+    """An empty block of options is null, and no choice is checked: neither ends in a traceback."""
+    config = yaml.safe_load((corpus / "bilevel.yaml").read_text()) | change
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    cmd = command("bilevel", tmp_path / "exp", "--dry_run", "true")
+    cmd[1] = str(tmp_path / "changed.yaml")
+    with pytest.raises(UserError, match=message):
+        BilevelTask.main(cmd=cmd)
 
 
 def test_a_dry_run_checks_everything_and_trains_nothing(command, tmp_path, capsys):
@@ -302,6 +330,33 @@ def test_an_empty_unlabelled_set_is_refused(command, corpus, tmp_path, what):
     places = ["--unlabelled_data_dir", tmp_path / "dump", "--unlabelled_stats_dir", tmp_path / "stats"]
     with pytest.raises(UserError, match="dump: the unlabelled set is empty; expected lines .* check the set"):
         BilevelTask.main(cmd=command("bilevel", tmp_path / "exp", *places))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "least"),
+    [
+        ("bilevel", [], 7),  # what one encoder frame reads
+        ("bilevel_infonce", ["--ssl_conf", "context=40", "--ssl_conf", "least_context=40"], 163 + 19),
+    ],
+)
+def test_a_set_of_which_nothing_can_be_predicted_is_refused(command, corpus, tmp_path, name, words, least):
+    """Else a training would read it to its end with a loss of zero, and say nothing."""
+    samples = 160 * (least - 2)
+    soundfile.write(tmp_path / "short.wav", [0.1] * samples, 16000)
+    for folder, file, value in (
+        ("dump", "wav.scp", tmp_path / "short.wav"),
+        ("stats", "speech_shape", samples),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(f"short {value}\n")
+    places = ["--unlabelled_data_dir", tmp_path / "dump", "--unlabelled_stats_dir", tmp_path / "stats"]
+    cmd = command(name, tmp_path / "exp", "--dry_run", "true", *places, *words)
+    with pytest.raises(
+        UserError, match=f"dump: no utterance is longer than {least - 1} .* fewer than {least}:"
+    ):
+        BilevelTask.main(cmd=cmd)
+    (tmp_path / "stats" / "speech_shape").write_text(f"short {samples + 1}\n")
+    assert BilevelTask.main(cmd=cmd) == 0
 
 
 def test_audio_that_is_none_is_refused(command, corpus, tmp_path):
