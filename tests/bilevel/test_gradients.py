@@ -133,7 +133,8 @@ def test_losses_are_means_before_gamma_applies(at_joint_step, objective):
 
     The latter is divided by the expected number of predictions, so that a single batch is only near.
     """
-    _, supervised, penalty, *_ = at_joint_step(objective)
+    run, supervised, penalty, *_ = at_joint_step(objective)
+    run.method.gamma = 0.25
     for (part, micro), figure, tolerance in (
         (supervised, "loss", 1e-6),
         (penalty, "loss_unsupervised", 0.25),
@@ -143,6 +144,9 @@ def test_losses_are_means_before_gamma_applies(at_joint_step, objective):
         result = part.loss(micro)
         total, count = result.figures[figure]
         assert result.loss.item() == pytest.approx(float(total) / count, rel=tolerance), figure
+    # The penalty as it weighs, for the log alone: the loss's value is not scaled.
+    weighed, predictions = result.figures["loss_unsupervised_times_gamma"]
+    assert float(weighed) == 0.25 * float(total) and predictions == count
 
 
 @pytest.mark.parametrize("objective", ["bestrq", "infonce"])

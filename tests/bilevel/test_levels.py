@@ -5,6 +5,7 @@ import torch
 
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.bilevel.task import BilevelTask
+from espnet_ext.ssl.task import SSLTask
 
 #: Schedules for all three levels that are nowhere flat, and end at a tenth.
 SCHEDULES = [
@@ -80,14 +81,15 @@ def test_only_above_one_gamma_divides_the_rate(training, bilevel_conf, gamma, di
         assert (divided - plain).abs().max() <= (1e-8 if divides else 0)
 
 
-def test_what_looked_collapsed_is_told_to_the_report(training):
+@pytest.mark.parametrize(("task", "name"), [(BilevelTask, "bilevel"), (SSLTask, "ssl")])
+def test_what_looked_collapsed_is_told_to_the_report(training, task, name):
     """A warning is in the summary, and a training that goes on from a checkpoint still knows of it."""
     words = ["--ssl_conf", "least_use=0.99", "--ssl_conf", "alarm_steps=2"]
-    run = training(BilevelTask, "bilevel", *words)
+    run = training(task, name, *words)
     run.advance(3)
     (message,) = run.method.summary()["alarms"]
     assert message.startswith("step 2: bestrq looks collapsed: targets use")
-    again = training(BilevelTask, "bilevel", *words)
+    again = training(task, name, *words)
     assert again.method.summary()["alarms"] == []
     again.method.load_state(run.method.state())
     assert again.method.summary()["alarms"] == [message]

@@ -1,12 +1,13 @@
 """The pseudo-labelling control: its data, its special case, and its batches of each kind."""
 
+import argparse
 import json
 
 import pytest
 import torch
 
 from espnet_ext.asr.task import ASRTask
-from espnet_ext.bilevel.pseudo import write_pseudo_set
+from espnet_ext.bilevel.pseudo import frame_counter, write_pseudo_set
 from espnet_ext.bilevel.task import BilevelTask
 from espnet_ext.errors import UserError
 from espnet_ext.train.method import Position
@@ -46,6 +47,20 @@ def test_hypotheses_that_ctc_cannot_align_are_left_out(corpus, hypotheses, tmp_p
     counts = write_pseudo_set(*unlabelled, hypotheses, tmp_path / "pseudo", list, lambda length: 6)
     assert counts == {"kept": 18, "empty": 1, "long": 1}
     assert "unlabelled03" not in (tmp_path / "pseudo/dump/text").read_text()
+
+
+def test_frames_of_a_hypothesis_are_those_of_the_encoder():
+    """A second at 10 ms makes 101 frames; conv2d leaves 24 of them. A transducer's are not thinned out."""
+    conv2d = {"encoder_conf": {"input_layer": "conv2d"}, "frontend_conf": {"n_fft": 512, "hop_length": 160}}
+    for changes, length, expected in (
+        ({}, 16000, 24),
+        ({"encoder_conf": {}}, 16000, 24),
+        ({"encoder_conf": {"input_layer": "conv2d2"}}, 16000, 48),
+        ({"encoder_conf": {"body_conf": []}}, 16000, 101),
+        ({"input_size": 80}, 101, 24),
+    ):
+        args = argparse.Namespace(**{"input_size": None, **conv2d, **changes})
+        assert frame_counter(args)(length) == expected, changes
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,41 @@ def test_it_needs_unlabelled_speech(recipe, real_template):
     assert "needs speech without transcripts: --unlabelled_set NAME" in recipe(*words, code=1)
 
 
+def test_pretraining_alone_is_one_option(recipe, real_template):
+    """Stage 6 trains the encoder on the unlabelled set, or on the labelled one's speech; stage 8 takes it."""
+    recipe.template = real_template
+    words = ["--stage", "pretrain", "--stop_stage", "finetune", "--dry_run"]
+    words += ["--pretrain_config", "conf/pretrain_bestrq.yaml", "--pretrain_args", "--ssl infonce"]
+    for unlabelled, heard in ((["--unlabelled_set", "more"], "more"), ([], "train")):
+        output = recipe(*words, "--train_set", "train", *unlabelled)
+        (line,) = (line for line in output.splitlines() if "--task ssl " in line)
+        assert f"--unlabelled_data_dir dump/raw/{heard} " in line and line.endswith(" --ssl infonce")
+        assert "--output_dir exp/pretrain_seed1 " in line
+        assert "--init_param exp/pretrain_seed1/export/model.pth:encoder:encoder" in output
+
+
+def test_pseudo_labels_are_the_starting_model_s(recipe, real_template):
+    """Stage 7 decodes the unlabelled set with it, stage 8 reads what came out; without the option neither."""
+    recipe.template = real_template
+    words = [
+        "--method",
+        "bilevel",
+        "--unlabelled_set",
+        "more",
+        "--stage",
+        "targets",
+        "--stop_stage",
+        "finetune",
+    ]
+    output = recipe(*words, "--dry_run", "--pseudo_labels", "joint")
+    made = "--data_dir dump/raw/more --config "
+    assert "decode --model_dir exp/pretrain_seed1/export " + made in output
+    assert "--out_dir exp/pretrain_seed1/decode_joint/more " in output
+    assert " --pseudo_text exp/pretrain_seed1/decode_joint/more/text " in output
+    output = recipe(*words, "--dry_run")
+    assert made not in output and "--pseudo_text" not in output and "--task bilevel " in output
+
+
 def test_numbers_of_a_control_belong_to_a_configuration(recipe, real_template):
     """`final_epochs 13` of 13 is supervised training alone; of 25 it would be no such thing."""
     recipe.template = real_template
