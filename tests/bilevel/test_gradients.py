@@ -158,6 +158,7 @@ def test_unlabelled_speech_is_masked_by_the_objective_alone(at_joint_step, objec
         of.seed(part.key)
         return part.loss(of).loss.item()
 
+    assert not set(run.method.objective._keys(micro)) & set(micro.keys)  # those are SpecAugment's
     first = loss(penalty, micro)
     micro.keys = run.streams["unlabelled"].augment_keys(micro.batch, 2)
     assert loss(penalty, micro) != first

@@ -1,5 +1,6 @@
 """The command from its options to a finished experiment: resume, processes, export, bad input."""
 
+import argparse
 import csv
 import json
 import os
@@ -366,6 +367,15 @@ def test_audio_that_is_none_is_refused(command, corpus, tmp_path):
     (tmp_path / "wav.scp").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"wav.scp:5: .*noise.wav: cannot be read: .* from features on"):
         BilevelTask.main(cmd=command("bilevel", tmp_path / "exp", "--unlabelled_data_dir", tmp_path))
+
+
+def test_negatives_of_the_batch_need_one_process(training):
+    whole = ["--ssl_conf", "negatives=batch", "--frames_per_micro_batch", "0"]
+    run = training(BilevelTask, "bilevel_infonce", *whole)
+    stream = run.streams["unlabelled"]
+    stream.world = argparse.Namespace(size=2)
+    with pytest.raises(UserError, match="negatives: batch: the loss would depend on how a step is cut"):
+        BilevelTask.build_objective(run.args, run.model, stream)
 
 
 def test_negatives_of_the_batch_need_whole_steps(command, tmp_path):

@@ -111,6 +111,19 @@ def test_what_is_hidden_leaves_no_trace(model, objective, speech, monkeypatch):
     assert torch.equal(seen[1][untouched], base[untouched])
 
 
+def test_targets_can_be_of_features_as_the_model_normalises_them(model, speech):
+    features, lengths = features_of(model, *speech)
+    features = features + torch.arange(20.0)
+    rows, frames = torch.tensor([0, 2]), torch.tensor([3, 10])
+    found = {}
+    for way in ("model", "utterance"):
+        objective = BestRQ(model, 20, seed=5, codes=4096, normalise=way)
+        found[way] = objective.targets(features, lengths, rows, frames)
+        seen = [features[row, 4 * t + 1 : 4 * t + 5].flatten() for row, t in zip(rows, frames, strict=True)]
+    assert torch.equal(found["model"], objective.quantiser(torch.stack(seen)))
+    assert not torch.equal(found["model"], found["utterance"])
+
+
 def test_masks_come_from_the_key_alone(model, objective, speech):
     torch.manual_seed(1)
     first = objective.predict(model, *speech, KEYS).loss_sum
