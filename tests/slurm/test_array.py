@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from espnet_ext.launch.slurm import FIRST_POLL, LAST_POLL
 from espnet_ext.processes import start_of
 from tests.slurm.conftest import queue, slurm, wait_for
 
@@ -234,7 +233,8 @@ def test_the_queue_is_asked_seldom(run, tmp_path, environment):
     begin = time.monotonic()
     assert run("JOB=1:60", "x.JOB.log", "sh", "-c", "[ $0 != 7 ] || sleep 7", "JOB", PATH=path)[0] == 0
     seconds = time.monotonic() - begin
-    pauses = [min(LAST_POLL, FIRST_POLL * 1.5**number) for number in range(1000)]
+    # Numbers of its own: a back end that asks more often is a burden to everybody's controller.
+    pauses = [min(30.0, 5.0 * 1.5**number) for number in range(1000)]
     most = sum(end < seconds for end in itertools.accumulate(pauses))
     calls = (tmp_path / "calls").read_text().split()
     assert 1 <= calls.count("squeue") <= most and calls.count("sbatch") == 1
