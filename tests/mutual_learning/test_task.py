@@ -301,7 +301,7 @@ def test_recipe_s_configuration_names_every_option(repo_root, recipe):
     assert config["mutual_learning_conf"].keys() == DEFAULTS.keys()
     parse_conf(config["mutual_learning_conf"])
     plain = yaml.safe_load((folder / "finetune.yaml").read_text())
-    # Else the comparison with plain fine-tuning would be one of optimisers. Synth's runs are to take six minutes.
+    # Else the comparison with plain fine-tuning would be one of optimisers. Synth: runs of six minutes.
     epochs = {"TEMPLATE": plain["max_epoch"], "synth": 9}[recipe]
     assert {name: config[name] for name in plain} == {**plain, "max_epoch": epochs}
     assert config.keys() - plain.keys() == {"peers", "mutual_learning_conf"}
