@@ -7,6 +7,7 @@ name `<method>_transducer`.
 """
 
 import argparse
+import signal
 import sys
 
 from espnet_ext.errors import main_guard
@@ -38,5 +39,9 @@ def task_of(name: str, cmd: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    # What stands here again once the training watches no more: a signal as the process ends, its work saved,
+    # would turn its 75 into "killed".
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     sys.exit(main())

@@ -1,5 +1,8 @@
 """Mistakes in the options of a training: one line each, which names the option."""
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -51,3 +54,26 @@ def test_wrong_options_of_modules_are_one_line(tmp_path, monkeypatch, capsys, co
     assert main(["--config", "a.yaml", *folders, *TAIL]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: {message}") and printed.count("\n") == 1, printed
+
+
+#: A training that stops as asked; a second signal finds it at its very end.
+STOPPED = """
+import atexit, os, runpy, signal, sys
+from espnet_ext import registry
+
+class Task:
+    @staticmethod
+    def main(cmd, stop):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return 75 if stop else 1
+
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    atexit.register(os.kill, os.getpid(), number)
+registry.load_task = lambda name: Task
+sys.argv = ["asr_train", "--task", "gan"]
+runpy.run_module("espnet_ext.bin.asr_train", run_name="__main__")
+"""
+
+
+def test_a_signal_at_the_very_end_leaves_the_status():
+    assert subprocess.run([sys.executable, "-c", STOPPED], timeout=120).returncode == 75
