@@ -48,7 +48,9 @@ def parse_sampling(conf: dict) -> Sampling | None:
     Raises:
         UserError: naming the option that is unknown, of another type or out of range.
     """
-    if unknown := sorted(set(conf) - set(DEFAULTS)):
+    if not isinstance(conf, dict):  # in YAML, an empty block is null
+        raise UserError(f"sampling_conf: expected options as `name: value`, got {conf!r}")
+    if unknown := sorted(map(str, set(conf) - set(DEFAULTS))):
         raise UserError(f"sampling_conf: unknown {', '.join(unknown)}; there are {', '.join(DEFAULTS)}")
     values = {**DEFAULTS, **conf}
     for name, kind, what in (

@@ -90,8 +90,30 @@ class ASRTask(ESPnetASRTask):
             cls.print_config()
             return 0
         cls.check_required_command_args(args)
-        train_options.check(args, parser.parse_args(["--output_dir", "-", "--token_list", "-"]))
+        cls._check(args, parser)
         return cls.train(args, stop)
+
+    @classmethod
+    def check_early(cls, cmd: list[str]) -> None:
+        """Refuse options that are wrong whatever the files hold that the command line names.
+
+        None of them is read but `--config`: stages that are still to run write them.
+
+        Raises:
+            UserError: as `main` would raise it.
+        """
+        parser = cls.get_parser()
+        args = parse_command(parser, cmd)
+        cls._check(args, parser)
+        cls.check_options(args, early=True)
+
+    @classmethod
+    def check_options(cls, args: argparse.Namespace, early: bool = False) -> None:
+        """For a method's task: what it refuses in its own options; with ``early`` it opens no other file."""
+
+    @classmethod
+    def _check(cls, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+        train_options.check(args, parser.parse_args(["--output_dir", "-", "--token_list", "-"]))
 
     @classmethod
     def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:

@@ -58,7 +58,9 @@ def parse_conf(conf: dict) -> MutualOptions:
     Raises:
         UserError: naming the option that is unknown, of another type or out of range.
     """
-    unknown = sorted(set(conf) - set(DEFAULTS))
+    if not isinstance(conf, dict):  # in YAML, an empty block is null
+        raise UserError(f"mutual_learning_conf: expected options as `name: value`, got {conf!r}")
+    unknown = sorted(map(str, set(conf) - set(DEFAULTS)))
     if unknown:
         raise UserError(
             f"mutual_learning_conf: unknown {', '.join(unknown)}; there are {', '.join(sorted(DEFAULTS))}"

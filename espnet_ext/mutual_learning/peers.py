@@ -43,11 +43,15 @@ class PeerOptions:
     args: argparse.Namespace  # complete: those of the training with the peer's own in their place
 
 
-def parse_peers(args: argparse.Namespace) -> list[PeerOptions]:
+def parse_peers(args: argparse.Namespace, early: bool = False) -> list[PeerOptions]:
     """Complete options of each peer, from `--peers` and what holds for all.
 
     `peers` is a number, or a list with a mapping for each peer. Peer 1 has the training's seed, the others
     are 1000 apart unless they say otherwise.
+
+    Args:
+        args: of the training.
+        early: the files that they name may still have to be written; then none of them is opened.
 
     Raises:
         UserError: no peer, an option that a peer cannot have for itself, a value of another type, other
@@ -59,7 +63,7 @@ def parse_peers(args: argparse.Namespace) -> list[PeerOptions]:
         raise UserError(f"--peers {args.peers}: expected a number, or a list with a mapping for each peer")
     if not listed:
         raise UserError(f"--peers {args.peers}: expected at least one peer")
-    peers = [_parse_peer(f"peer{number}", given, args) for number, given in enumerate(listed, 1)]
+    peers = [_parse_peer(f"peer{number}", given, args, early) for number, given in enumerate(listed, 1)]
     if all(peer.frozen for peer in peers):
         raise UserError("--peers: all of them are frozen; there is nobody to train")
     if len(peers) > 1:
@@ -88,9 +92,10 @@ def refuse_different_masks(peers: Sequence[PeerOptions]) -> None:
             )
 
 
-def _parse_peer(name: str, given: dict, args: argparse.Namespace) -> PeerOptions:
+def _parse_peer(name: str, given: dict, args: argparse.Namespace, early: bool) -> PeerOptions:
     where = f"--peers: {name}"
-    _refuse_other_tokens(given, args, where)
+    if not early:
+        _refuse_other_tokens(given, args, where)
     given = {option: value for option, value in given.items() if option not in TOKEN_OPTIONS}
     unknown = sorted(map(str, set(given) - set(PEER_OPTIONS)))
     if unknown:
@@ -103,7 +108,9 @@ def _parse_peer(name: str, given: dict, args: argparse.Namespace) -> PeerOptions
     own = {option: value for option, value in given.items() if option not in ("seed", "frozen", "model_dir")}
     result = argparse.Namespace(**copy.deepcopy(vars(args)))
     result.seed = seed
-    if exported:
+    if exported and early:
+        result.init_param = [exported]
+    elif exported:
         _take_exported(result, Path(exported), where)
     _override(result, own, where)
     if frozen:

@@ -55,12 +55,18 @@ class MutualLearningTask(ASRTask):
     @classmethod
     def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
         """Check everything that can be checked from the options, then train."""
-        options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args)
-        if options.shared_masks:
-            refuse_different_masks(peers)
+        cls.check_options(args)
+        peers = parse_peers(args)
         if len(peers) == 1:
             args = alone(args, peers[0])
         return super().train(args, stop)
+
+    @classmethod
+    def check_options(cls, args: argparse.Namespace, early: bool = False) -> None:
+        """Refuse what `--peers` and `--mutual_learning_conf` must not say."""
+        options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args, early)
+        if options.shared_masks:
+            refuse_different_masks(peers)
 
     @classmethod
     def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
@@ -150,7 +156,13 @@ def _yaml(text: str):
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--peers: not YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f" at character {mark.index + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"--peers {text!r}: not YAML: {what}{place}; expected a number, or a list with a mapping for "
+            "each peer, as '[{}, {seed: 5}]'"
+        ) from None
 
 
 def _fill(args: argparse.Namespace, model: ASRModel) -> None:

@@ -91,6 +91,7 @@ class Driver:
             return self._dry_run(selected)
         if self.values.get("preflight") == "only":
             return preflight_now(self, Records(self.values["expdir"]).folder)
+        self._check_trainings(selected)
         if self.values.get("submit") == "true":
             return Submission(self, self.submitter()).submit(selected)
         return self.run_here(selected)
@@ -199,6 +200,19 @@ class Driver:
                 f"numbers are {system.options['finetune_args']}; say them for this training with "
                 "--finetune_args"
             )
+
+    def _check_trainings(self, selected: list[Stage]) -> None:
+        """What a training would refuse of its options is refused now, where other work comes before it."""
+        force = self.values["force"] == "true"
+        work = [stage for stage in selected if force or self.state_of(stage).status().state != DONE]
+        for stage in [stage for stage in work[1:] if stage.training]:
+            configs = [self.config_file(self.values[name]) for name in stage.training]
+            own = ["--task", self.values["task"], "--seed", self.values["seed"], *configs]
+            command = [sys.executable, "-m", "espnet_ext.bin.check_training", *own, "--", *self._words(stage)]
+            found = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+            _, error, message = found.stderr.rpartition("error: ")
+            if found.returncode == 1 and error:  # anything else than a wrong option shows when its time comes
+                raise UserError(f"{stage} would refuse its options: {message.strip()}")
 
     def _check_back_end(self) -> None:
         """Let cmd.sh refuse a back end before anything is run or written."""

@@ -2,10 +2,11 @@
 
 Header fields: ``does`` (a line for the table), ``scope`` (``recipe``, or what the stage is done for, such as
 the experiment ``pretrain_${tag}``), ``options`` (those that decide the result), ``uncounted`` (those that do
-not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), ``inputs``, ``outputs`` and
-``logs`` (paths; a trailing `` ?`` marks one that may be absent), ``grows`` (paths, ``*``
-in them at will, of files that appear or change as work gets further that goes on after an interruption; a
-training's checkpoint need not be named).
+not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), ``training`` (options that
+name the configurations of a training, whose options are tried before the stages before it run),
+``inputs``, ``outputs`` and ``logs`` (paths; a trailing `` ?`` marks one that may be absent), ``grows``
+(paths, ``*`` in them at will, of files that appear or change as work gets further that goes on after an
+interruption; a training's checkpoint need not be named).
 
 A stage may have further parts, files ``NN_name.part.sh`` with a header, a state and outputs of their own:
 what only some recipes or methods need. Their field ``when`` says with which values of which options they
@@ -40,6 +41,7 @@ class Stage:
     options: tuple[str, ...] = ()
     uncounted: tuple[str, ...] = ()
     arguments: str = ""
+    training: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
@@ -100,7 +102,7 @@ def _load(file: Path, match: re.Match) -> Stage:
         header.append(line[2:])
     try:
         fields = yaml.safe_load("\n".join(header))
-        for key in ("options", "uncounted", "inputs", "outputs", "logs", "grows"):
+        for key in ("options", "uncounted", "training", "inputs", "outputs", "logs", "grows"):
             fields[key] = tuple(fields.get(key) or ())
         part = match[3] or ""
         when = fields.pop("when", {"method": [part]} if part else {})

@@ -1,5 +1,6 @@
 """Peers that cannot learn from each other, and options that say nothing: a clear error before training."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 import yaml
 
+from espnet_ext.asr.sampled import parse_sampling
+from espnet_ext.bin import check_training
 from espnet_ext.errors import UserError
+from espnet_ext.mutual_learning.options import parse_conf
 from espnet_ext.mutual_learning.peers import parse_peers
 from espnet_ext.mutual_learning.task import MutualLearningTask
 from espnet_ext.train.checkpoint import NAME
@@ -28,7 +32,12 @@ from espnet_ext.train.export import export
         (["--mutual_learning_conf", "weight_warmup=-1"], "numbers of steps from 0 on"),
         (["--peers", "0"], "expected at least one peer"),
         (["--peers", "many"], "expected a number, or a list"),
-        (["--peers", "[{seed: 1"], "--peers: not YAML: while parsing"),
+        (
+            ["--peers", "[{seed: 1"],
+            r"^--peers '\[\{seed: 1': not YAML: [^\n]* at character 10; expected a number[^\n]*$",
+        ),
+        (["--mutual_learning_conf", "weight=.nan"], r"weight nan: expected a number in \[0, 1\)"),
+        (["--mutual_learning_conf", "sampling=.nan"], r"sampling nan: expected a number in \[0, 1\]"),
         (["--mutual_learning_conf", "temperature=.inf"], "temperature inf: expected more than 0, and finite"),
         (["--peers", "[{}, {seed: 0}]"], r"peer1 and peer2 have the same model, start and seed \(0\)"),
         (["--peers", "[{}, {layers: 3}]"], "peer2: layers: not an option of a peer"),
@@ -84,6 +93,52 @@ def test_bad_input_ends_before_training(toy_cmd, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         MutualLearningTask.main(cmd=toy_cmd(tmp_path / "exp", *options))
     assert not (tmp_path / "exp" / NAME).exists()
+
+
+def test_empty_block_of_options():
+    for parse, name in ((parse_conf, "mutual_learning_conf"), (parse_sampling, "sampling_conf")):
+        with pytest.raises(UserError, match=f"{name}: expected options as `name: value`, got None"):
+            parse(None)
+
+
+def test_options_are_tried_before_the_files_are_there(tmp_path, capsys):
+    """Before stage 1: what is wrong whatever the files hold; what earlier stages write is not missed."""
+    (tmp_path / "model.yaml").write_text("{encoder: transformer, max_epoch: 3}")
+    (tmp_path / "finetune.yaml").write_text("peers: 2\nmutual_learning_conf: {weight: 0.5}\n")
+    (tmp_path / "empty.yaml").write_text("mutual_learning_conf:\n")
+
+    def tried(*words: str, config: str = "finetune") -> tuple[int, str]:
+        own = ["--task", "mutual_learning", "--seed", "1"]
+        files = [str(tmp_path / f"{name}.yaml") for name in ("model", config)]
+        return check_training.main([*own, *files, "--", *words]), capsys.readouterr().err
+
+    assert tried()[0] == 0
+    later = (
+        "[{}, {seed: 1, init_param: []}, {frozen: true, model_dir: later/export}, {token_list: later.txt}]"
+    )
+    assert tried("--peers", later) == (0, "")
+    for words, message in (
+        (
+            ["--peers", "[{}, {sed: 5}]"],
+            "--peers: peer2: sed: not an option of a peer; there are seed, frozen",
+        ),
+        (["--peers", "[{}, {seed: 1}]"], r"--peers: peer1 and peer2 have the same .*seed \(1\)"),
+        (
+            ["--peers", "[{}, {frozen: true}]"],
+            "--peers: peer2: is frozen and has no checkpoint of its own; give",
+        ),
+        (["--peers", "[{}, {frozen"], "--peers .*: not YAML: .*; expected a number, or a list"),
+        (["--mutual_learning_conf", "lamda=0.5"], "mutual_learning_conf: unknown lamda; there are ctc"),
+        (
+            ["--mutual_learning_conf", "weight=1"],
+            r"mutual_learning_conf: weight 1: expected a number in \[0, 1\)",
+        ),
+        (["--max_epohc", "3"], "unrecognized arguments: --max_epohc 3; did you mean --max_epoch"),
+    ):
+        status, error = tried(*words)
+        assert status == 1 and re.fullmatch(f"error: {message}[^\n]*\n", error), error
+    status, error = tried(config="empty")
+    assert status == 1 and error.startswith("error: mutual_learning_conf: expected options")
 
 
 def test_teacher_with_other_tokens_is_refused(mutual, toy_cmd, tmp_path):

@@ -46,8 +46,9 @@ def test_equals_brute_force(form, temperature):
 def test_no_gradient_reaches_a_peer():  # M3
     mine, other = scores_of(0).requires_grad_(), scores_of(1).requires_grad_()
     own = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
-    for target in (posteriors(other), torch.softmax(other * own, -1)):  # the second one still has its graph
-        loss = mutual_sum(mine, [target], KEEP)
+    graph = torch.softmax(other * own, -1)  # a target that nobody has detached
+    for targets in ([posteriors(other)], [graph], [posteriors(other), graph]):
+        loss = mutual_sum(mine, targets, KEEP)
         gradients = torch.autograd.grad(loss, [mine, other, own], allow_unused=True)
         assert gradients[0].abs().sum() > 0
         assert gradients[1] is None and gradients[2] is None

@@ -216,6 +216,19 @@ def test_nothing_is_decoded_twice(corpus):
         assert len(folders) == len(set(folders)) == 4, folders
 
 
+def test_options_of_a_training_are_tried_before_other_stages_run(corpus, monkeypatch, capsys):
+    monkeypatch.chdir(corpus.folder)
+    wrong = ["--method", "mutual_learning", "--finetune_args", "--peers '[{}, {sed: 5}]'"]
+    assert main(["--template", str(corpus.template), *wrong]) == 1
+    output = capsys.readouterr().err
+    message = "error: stage 8 finetune would refuse its options: --peers: peer2: sed: not an option of a peer"
+    assert output.startswith(message), output
+    assert not (corpus.folder / "exp").exists()
+    # Where the training is what comes first, it says so itself.
+    assert main(["--template", str(corpus.template), *wrong, "--stage", "finetune"]) == 1
+    assert "stage 8 finetune needs " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -5,6 +5,7 @@
 # options: [method, model_config, finetune_config, finetune_args, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, train_data, valid_set, pretrain_exp, finetune_exp, train_exp, ensemble, task, method_unlabelled, pseudo_text, lm_targets, init_part]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
+# training: [model_config, finetune_config]
 # inputs:
 # - ${dump}/${train_data}/content ?
 # - ${dump}/${valid_set}/content ?

@@ -1,0 +1,41 @@
+"""Read a training's options as it will read them, before the stages before it have run.
+
+`check_training --task NAME --seed N CONFIG... -- OPTION...` ends with a message where the training would.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from espnet_ext.bin.asr_train import task_of
+from espnet_ext.errors import main_guard
+from espnet_ext.recipe.merge import dump, merge
+from espnet_ext.registry import load_task
+
+#: What the recipe names to every training, and what may not be there yet.
+LATER = ["output_dir", "token_list", "init_param"]
+LATER += [f"{which}_{what}_dir" for which in ("train", "valid") for what in ("data", "stats")]
+
+
+@main_guard
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="check_training", description=__doc__)
+    parser.add_argument("--task", required=True, help="as asr_train's")
+    parser.add_argument("--seed", required=True, help="of the training")
+    parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="YAML files, later ones win")
+    own = sys.argv[1:] if arguments is None else arguments
+    at = own.index("--") if "--" in own else len(own)
+    args = parser.parse_args(own[:at])
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "train.yaml"
+        config.write_text(dump(merge(*args.configs), []), encoding="utf-8")
+        words = ["--config", str(config), "--seed", args.seed]
+        words += [word for name in LATER for word in (f"--{name}", "-")] + own[at + 1 :]
+        load_task(task_of(args.task, words)).check_early(words)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
