@@ -18,6 +18,11 @@ from espnet_ext.train.method import Position
 START = Position(1, 0, 0)
 
 
+def later(step: int) -> Position:
+    """The first step of a later epoch: what grows or rotates goes by the steps of the whole training."""
+    return Position(3, 0, step)
+
+
 def options(weight: float = 0.5, **others) -> MutualOptions:
     return MutualOptions(Ramp(weight), **others)
 
@@ -110,7 +115,7 @@ def test_sampling_changes_the_control_and_its_probability_grows(make_peer, run_s
     model = copy.deepcopy(peer.model)
     grows = Sampling(Ramp(0.6, start=1, steps=3))
     method = SampledMethod(peer.model, peer.updater, sampling=grows)
-    shown = [method.after_step(Position(1, step, step))["sampling"][0] for step in range(6)]
+    shown = [method.after_step(later(step))["sampling"][0] for step in range(6)]
     assert shown == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.6])
     run_steps(method, steps=2)
     plain = JointMethod(model, make_peer().updater)
@@ -297,7 +302,7 @@ def test_histories_are_shared_in_turn_or_own(make_peer, make_micro):
     for history in ("own", "shared"):
         method = MutualMethod(peers, options(sampling=sampling(history=history)), seed=1)
         for step in range(3):
-            found = heard(method, micro, Position(1, step, step))
+            found = heard(method, micro, later(step))
             read[history, step] = [labels for _, labels in found.values()]
     first, second, teacher = read["own", 0]
     assert not torch.equal(first, second)
@@ -329,7 +334,7 @@ def test_history_follows_the_warm_up_and_the_draw(make_peer, make_micro):
         seen = []
         hook = first.decoder.embed.register_forward_pre_hook(lambda _, a: seen.append(a[0]))
         method.train()
-        (turn,) = method.turns(Position(1, step, step))
+        (turn,) = method.turns(later(step))
         turn.parts[0].loss(make_micro(seed))
         hook.remove()
         return seen[-1][:, 1:].where(text != -1, text)
@@ -384,11 +389,11 @@ def test_weight_warms_up(make_peer, make_micro):
     )
     grows = dataclasses.replace(method.options, sampling=Sampling(Ramp(0.6, start=1, steps=3)))
     both = MutualMethod(method.peers, grows, seed=1)
-    sampled = [both.after_step(Position(1, step, step))["sampling"][0] for step in (0, 1, 2, 9)]
+    sampled = [both.after_step(later(step))["sampling"][0] for step in (0, 1, 2, 9)]
     assert sampled == pytest.approx([0, 0, 0.2, 0.6])
-    shown = [method.after_step(Position(1, step, step))["mutual_weight"][0] for step in (0, 2, 4, 6, 9)]
+    shown = [method.after_step(later(step))["mutual_weight"][0] for step in (0, 2, 4, 6, 9)]
     assert shown == pytest.approx([0, 0, 0.2, 0.4, 0.4])
-    losses = {step: part_loss(method, make_micro(), position=Position(1, step, step)) for step in (0, 4)}
+    losses = {step: part_loss(method, make_micro(), position=later(step)) for step in (0, 4)}
     for peer in ("peer1", "peer2"):
         figures = {name: float(total) for name, (total, _) in losses[4].figures.items()}
         att = 0.8 * figures[f"loss_att_{peer}"] + 0.2 * figures[f"loss_att_mutual_{peer}"]
