@@ -36,8 +36,8 @@ class BestRQ(SSLObjective):
         code_size, codes, codebooks: see `RandomQuantiser`; the loss is the mean over codebooks.
         normalise: `utterance` standardises targets by utterance; `model` takes the recogniser's
             normalisation.
-        least_use: a use of codes below it is called collapsed.
-        least_spread: a spread of the encoder's output below it is called collapsed.
+        least_use: a use of codes (0 to 1) below it is called collapsed; 0: never.
+        least_spread: a spread of the encoder's output (0 to 1) below it is called collapsed.
 
     Raises:
         UserError: an option out of range, or an encoder that cannot be masked.
@@ -76,6 +76,8 @@ class BestRQ(SSLObjective):
             ("codes", codes, codes >= 2, "at least 2"),
             ("codebooks", codebooks, codebooks >= 1, "at least 1"),
             ("normalise", normalise, normalise in ("utterance", "model"), "utterance or model"),
+            ("least_use", least_use, 0 <= least_use <= 1, "from 0 (never an alarm) to 1"),
+            ("least_spread", least_spread, 0 <= least_spread <= 1, "from 0 (never an alarm) to 1"),
         ):
             if not good:
                 raise UserError(f"ssl_conf {name}: {value}: expected {expected}")

@@ -44,7 +44,7 @@ class CPC(SSLObjective):
             code.
         neighbours: future frames so many places from the target are no negatives: they are too much alike.
         target_gradient: see `info_nce`; `none` encodes the futures without gradient, and saves their memory.
-        least_spread: a spread of the targets below it is called collapsed.
+        least_spread: a spread of the targets (0 to 1) below it is called collapsed.
 
     Raises:
         UserError: an option out of range, or an encoder that cannot be cut.
@@ -93,6 +93,7 @@ class CPC(SSLObjective):
                 target_gradient in TARGET_GRADIENTS,
                 " or ".join(TARGET_GRADIENTS),
             ),
+            ("least_spread", least_spread, 0 <= least_spread <= 1, "from 0 (never an alarm) to 1"),
         ):
             if not good:
                 raise UserError(f"ssl_conf {name}: {value}: expected {expected}")

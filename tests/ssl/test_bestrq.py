@@ -225,6 +225,9 @@ def test_the_alarm_warns_or_stops(model, monkeypatch, capsys):
         ({"mask_rate": 0.6}, r"mask_rate: 0.6: expected in \(0, 0.5\]"),
         (None, "ssl_conf: expected options as `mask_rate: ...`, got None"),
         ({"noise": math.inf}, "noise: inf: expected not negative, and finite"),
+        ({"least_use": math.nan}, r"least_use: nan: expected from 0 \(never an alarm\) to 1"),
+        ({"least_use": 2.0}, "least_use: 2.0: expected from 0"),  # a percentage would always warn
+        ({"least_spread": math.nan}, r"least_spread: nan: expected from 0 \(never an alarm\) to 1"),
         ({"mask_rate": "4e-1"}, "mask_rate: '4e-1': expected a number"),
         ({"mask_span": 2.5}, "mask_span: 2.5: expected a whole number"),
         ({"alarm_steps": "often"}, "alarm_steps: 'often': expected a whole number"),

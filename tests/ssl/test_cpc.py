@@ -186,6 +186,7 @@ def test_a_collapsed_encoder_costs_log_n_and_raises_the_alarm(model, speech):
         ({"temperature": 0.0}, "temperature: 0.0: expected above 0"),
         ({"temperature": math.inf}, "temperature: inf: expected above 0, and finite"),
         ({"future": 1}, "future: 1: expected at least 2"),
+        ({"least_spread": math.nan}, "least_spread: nan: expected from 0"),
         ({"negatives": "other"}, "negatives: other: expected utterance or batch"),
         ({"target_gradient": "yes"}, "target_gradient: yes: expected none or positives or all"),
         ({"least_context": 60}, "context: 50: expected at least least_context, 60"),
