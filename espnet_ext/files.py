@@ -90,6 +90,19 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def human(size: float) -> str:
+    """Bytes, to read.
+
+    >>> human(12), human(34_567_890), human(999_900)
+    ('12 bytes', '34.6 MB', '1 MB')
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its newline) of a UTF-8 text file.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.errors import UserError
-from espnet_ext.files import read_lines
+from espnet_ext.files import human, read_lines
 
 SETTINGS_FILE, SUMMARY_FILE = "settings.json", "summary.npz"
 #: In the settings; other numbers are other formats.
@@ -71,19 +71,6 @@ def check_disk(folder: Path, size: float, advice: str) -> None:
         raise UserError(
             f"{folder}: the embeddings need {human(size)}, the disk has {human(free)} left; {advice}"
         )
-
-
-def human(size: float) -> str:
-    """Bytes, to read.
-
-    >>> human(12), human(34_567_890)
-    ('12 bytes', '34.6 MB')
-    """
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def duration(seconds: float) -> str:

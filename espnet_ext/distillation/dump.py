@@ -20,11 +20,12 @@ from espnet_ext.data.embedding_codecs import (
     write_codebooks,
 )
 from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key
-from espnet_ext.data.stored import check_disk, duration, human
+from espnet_ext.data.stored import check_disk, duration
 from espnet_ext.distillation.clips import Clip, SetReader
 from espnet_ext.distillation.frames import reduce_rate, reduction_factor
 from espnet_ext.distillation.teachers import Teacher, check_rate
 from espnet_ext.errors import UserError
+from espnet_ext.files import human
 from espnet_ext.progress import progress
 from espnet_ext.train.keys import generator
 

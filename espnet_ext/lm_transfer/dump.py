@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.data.kaldi import read_table
-from espnet_ext.data.stored import check_disk, duration, human
+from espnet_ext.data.stored import check_disk, duration
 from espnet_ext.errors import UserError
+from espnet_ext.files import human
 from espnet_ext.lm_transfer.alignment import SpanTokenizer, overlap_weights
 from espnet_ext.lm_transfer.masked_lm import tokens_digest
 from espnet_ext.lm_transfer.store import TargetStore, TargetWriter

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_ext.errors import UserError
+from espnet_ext.files import human
 from espnet_ext.recipe.stages import Stage
 
 #: What a training keeps, in checkpoints: two, one being written, and ten models of a third of its size.
@@ -30,7 +31,7 @@ def check_room(stage: Stage, values: Mapping[str, str]) -> None:
     free, what = room(folder)
     if needed > free:
         raise UserError(
-            f"{stage} writes about {needed / 1e9:.1f} GB to {folder}, and {what} leaves {free / 1e9:.1f} GB. "
+            f"{stage} writes about {human(needed)} to {folder}, and {what} leaves {human(free)}. "
             "Make room, or put its output elsewhere (--dumpdir, --expdir)"
         )
 

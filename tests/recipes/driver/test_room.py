@@ -35,11 +35,15 @@ def stage(name: str) -> Stage:
     return Stage(3, name, Path("x.sh"), "")
 
 
-@pytest.mark.parametrize(("name", "bytes_"), [("features", 80), ("finetune", 7000)])
-def test_a_full_disk_is_noticed_before(recipe, monkeypatch, name, bytes_):
+@pytest.mark.parametrize(
+    ("name", "bytes_", "sizes"),
+    [("features", 80, ("80 bytes", "79 bytes")), ("finetune", 7000, ("7 kB", "7 kB"))],
+)
+def test_a_full_disk_is_noticed_before(recipe, monkeypatch, name, bytes_, sizes):
     monkeypatch.setattr(room.shutil, "which", lambda _: None)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: USAGE(0, 0, bytes_ - 1))
-    with pytest.raises(UserError, match=f"stage 3 {name} writes about .* and the disk leaves"):
+    writes = f"stage 3 {name} writes about {sizes[0]} to .*, and the disk leaves {sizes[1]}. Make room"
+    with pytest.raises(UserError, match=writes):
         room.check_room(stage(name), recipe)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: USAGE(0, 0, bytes_))
     room.check_room(stage(name), recipe)
