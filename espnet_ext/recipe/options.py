@@ -101,7 +101,8 @@ class Option:
         if self.type in ("path", "config") and value.startswith("-"):
             value = f"./{value}"  # no command takes it for an option
         if self.choices and value not in self.choices:
-            raise ValueError(f"one of {', '.join(self.choices)}{_did_you_mean(value, self.choices)}")
+            hint = did_you_mean(value, self.choices, "; ")
+            raise ValueError(f"one of {', '.join(self.choices)}{hint}")
         return value
 
     def _number(self, value: str) -> str:
@@ -142,7 +143,7 @@ class Options:
         """Read ``--name value``, ``--name=value`` and ``--flag``; the last one counts.
 
         Raises:
-            UserError: an unknown option (the message names the nearest), a missing or a wrong value.
+            UserError: an unknown option (the message names one that looks like it), a value missing or wrong.
         """
         words = list(arguments)
         raw: dict[str, str] = {}
@@ -171,7 +172,8 @@ class Options:
         """
         for name, default in defaults.items():
             if name not in self.table:
-                raise UserError(f"{where}: default of {name}: no such option; {nearest(name, self.table)}?")
+                hint = did_you_mean(name, self.table, "; ")
+                raise UserError(f"{where}: default of {name}: no such option{hint}")
             self.table[name] = replace(self.table[name], default=_text(default), default_by=None)
 
     def _parse_values(self, raw: dict[str, str]) -> None:
@@ -197,9 +199,8 @@ class Options:
         if not word.startswith("--"):
             return f"{word!r} is no option: options start with --, and a value with spaces needs quotes"
         name = word.removeprefix("--").partition("=")[0]
-        return (
-            f"unknown option --{name}: did you mean --{nearest(name, self.table)}? --help lists all options"
-        )
+        hint = did_you_mean(name, self.table, dashes="--")
+        return f"unknown option --{name}{hint} (--help lists all options)"
 
     def help(self, program: str) -> str:
         """The text of ``--help``."""
@@ -217,14 +218,13 @@ class Options:
         return "\n".join(lines)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like the given one."""
-    return max(known, key=lambda other: difflib.SequenceMatcher(None, word.replace("-", "_"), other).ratio())
+def did_you_mean(word: str, known: Iterable[str], mark: str = ": ", dashes: str = "") -> str:
+    """A question after the known word that looks like the given one, for the end of a message.
 
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    Empty where none looks like it: no guess is better than a wild one.
+    """
+    close = difflib.get_close_matches(word.replace("-", "_"), list(known), 1)
+    return f"{mark}did you mean {dashes}{close[0]}?" if close else ""
 
 
 def load_options(*files: Path) -> Options:

@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from espnet_ext.errors import UserError
-from espnet_ext.recipe.options import nearest
+from espnet_ext.recipe.options import did_you_mean
 
 _FILE = re.compile(r"(\d\d)_([a-z][a-z0-9_]*)(?:\.([a-z][a-z0-9_]*))?\.sh\Z")
 
@@ -118,7 +118,7 @@ def find_stage(word: str, stages: list[Stage]) -> Stage:
     """The stage of a number or a name.
 
     Raises:
-        UserError: there is none; the message names the nearest.
+        UserError: there is none; the message names one that looks like it.
     """
     for stage in stages:
         if word == stage.name or (word.isascii() and word.isdigit() and int(word) == stage.number):
@@ -127,8 +127,8 @@ def find_stage(word: str, stages: list[Stage]) -> Stage:
         raise UserError(
             f"there is no stage {word}: they go from {stages[0].number} to {stages[-1].number} (--list)"
         )
-    close = nearest(word, [stage.name for stage in stages])
-    raise UserError(f"there is no stage {word!r}: did you mean {close}? --list shows all")
+    hint = did_you_mean(word, [stage.name for stage in stages])
+    raise UserError(f"there is no stage {word!r}{hint} (--list shows all)")
 
 
 def select_stages(stages: list[Stage], start: str, stop: str, skip: str) -> list[Stage]:

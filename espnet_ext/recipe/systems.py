@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_ext.errors import UserError
-from espnet_ext.recipe.options import nearest, read_yaml
+from espnet_ext.recipe.options import did_you_mean, read_yaml
 
 #: What a control can have in common with a method's run.
 MATCHES = (
@@ -98,12 +98,12 @@ class Systems:
         """The system of a name.
 
         Raises:
-            UserError: there is none; the message names the nearest.
+            UserError: there is none; the message names one that looks like it.
         """
         if name not in self.table:
             raise UserError(
-                f"there is no system {name!r}: did you mean {nearest(name, self.table)}? There are: "
-                f"{', '.join(sorted(self.table))} (espnet_ext/*/controls.yaml)"
+                f"there is no system {name!r}{did_you_mean(name, self.table)} "
+                f"(espnet_ext/*/controls.yaml has {', '.join(sorted(self.table))})"
             )
         return self.table[name]
 

@@ -29,6 +29,7 @@ NASTY = [
     [
         (["--sice", "3"], "unknown option --sice: did you mean --size?"),
         (["--skip-stage", "3"], "did you mean --skip_stages?"),
+        (["--qqq", "3"], "unknown option --qqq (--help lists all options)"),
         (["three"], "'three' is no option"),
         (["--text"], "--text needs a value"),
         (["--text", "--force"], "--text needs a value"),
@@ -46,6 +47,7 @@ NASTY = [
         (["--sets", "dev ../../etc"], "names of letters"),
         (["--words", "it's"], "No closing quotation"),
         (["--stage", "tow"], "there is no stage 'tow': did you mean two?"),
+        (["--stage", "xyzzy"], "there is no stage 'xyzzy' (--list shows all)"),
         (["--stage", "4"], "there is no stage 4: they go from 1 to 3"),
         (["--skip_stages", "1,thre"], "did you mean three?"),
         (["--stage", "three", "--stop_stage", "1"], "--stage three comes after --stop_stage 1"),
@@ -128,7 +130,7 @@ def test_a_corpus_adds_options(recipe):
     (recipe.folder / "conf/options.yaml").write_text(own + "defaults: {text: 'in ${datadir}'}\n")
     assert "in data" in recipe("--dry_run") and "in other" in recipe("--dry_run", "--datadir", "other")
     (recipe.folder / "conf/options.yaml").write_text("defaults: {txt: x}\n")
-    assert "default of txt: no such option; text?" in recipe("--list", code=1)
+    assert "default of txt: no such option; did you mean text?" in recipe("--list", code=1)
     (recipe.folder / "conf/options.yaml").write_text(own.replace("scale", "text"))
     assert "option text is defined already" in recipe("--list", code=1)
     (recipe.folder / "conf/options.yaml").write_text("corpus:\n  title: [\n")

@@ -52,8 +52,11 @@ def test_what_is_refused(write, text, message):
 
 
 def test_unknown_system(write):
-    with pytest.raises(UserError, match="did you mean gan_off"):
-        load_systems(write(GOOD)).find("gan_of")
+    systems = load_systems(write(GOOD))
+    with pytest.raises(UserError, match=r"did you mean gan_off\? \(espnet_ext/\*/controls.yaml has gan, "):
+        systems.find("gan_of")
+    with pytest.raises(UserError, match=r"no system 'qqq' \(espnet_ext"):
+        systems.find("qqq")
 
 
 def test_epochs_are_those_of_a_configuration(repo_root):
