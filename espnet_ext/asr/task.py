@@ -94,10 +94,14 @@ class ASRTask(ESPnetASRTask):
         return cls.train(args, stop)
 
     @classmethod
-    def check_early(cls, cmd: list[str]) -> None:
+    def check_early(cls, cmd: list[str], files: bool = False) -> None:
         """Refuse options that are wrong whatever the files hold that the command line names.
 
         None of them is read but `--config`: stages that are still to run write them.
+
+        Args:
+            cmd: the command line.
+            files: what a method names beside the starting model (`--init_param`) must be there already.
 
         Raises:
             UserError: as `main` would raise it.
@@ -105,11 +109,11 @@ class ASRTask(ESPnetASRTask):
         parser = cls.get_parser()
         args = parse_command(parser, cmd)
         cls._check(args, parser)
-        cls.check_options(args, early=True)
+        cls.check_options(args, True, files)
 
     @classmethod
-    def check_options(cls, args: argparse.Namespace, early: bool = False) -> None:
-        """For a method's task: what it refuses in its own options; with ``early`` it opens no other file."""
+    def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:
+        """For a method's task: what it refuses in its own options; ``early`` it opens no other file."""
 
     @classmethod
     def _check(cls, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """Read a training's options as it will read them, before the stages before it have run.
 
 `check_training --task NAME --seed N CONFIG... -- OPTION...` ends with a message where the training would.
+Files are looked for with `--start` only: it names the starting model, which may still have to be trained.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from espnet_ext.recipe.merge import dump, merge
 from espnet_ext.registry import load_task
 
 #: What the recipe names to every training, and what may not be there yet.
-LATER = ["output_dir", "token_list", "init_param"]
+LATER = ["output_dir", "token_list"]
 LATER += [f"{which}_{what}_dir" for which in ("train", "valid") for what in ("data", "stats")]
 
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="check_training", description=__doc__)
     parser.add_argument("--task", required=True, help="as asr_train's")
     parser.add_argument("--seed", required=True, help="of the training")
+    parser.add_argument("--start", type=Path, help="experiment that the training starts from")
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="YAML files, later ones win")
     own = sys.argv[1:] if arguments is None else arguments
     at = own.index("--") if "--" in own else len(own)
@@ -31,9 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "train.yaml"
         config.write_text(dump(merge(*args.configs), []), encoding="utf-8")
-        words = ["--config", str(config), "--seed", args.seed]
+        start = args.start / "export/model.pth" if args.start else "-"  # stage 9's name of it
+        words = ["--config", str(config), "--seed", args.seed, "--init_param", str(start)]
         words += [word for name in LATER for word in (f"--{name}", "-")] + own[at + 1 :]
-        load_task(task_of(args.task, words)).check_early(words)
+        load_task(task_of(args.task, words)).check_early(words, args.start is not None)
     return 0
 
 

@@ -92,6 +92,24 @@ def refuse_different_masks(peers: Sequence[PeerOptions]) -> None:
             )
 
 
+def refuse_missing_files(peers: Sequence[PeerOptions], start: Sequence[str]) -> None:
+    """Refuse files to begin with that are not there, but for those that earlier stages will have written.
+
+    Args:
+        peers: as `parse_peers` gives them early.
+        start: the starting model, `<experiment>/export/model.pth`; what is in that experiment may be missing.
+
+    Raises:
+        UserError: naming the file or folder.
+    """
+    later = [Path(spec.split(":")[0]).resolve().parents[1] for spec in start]
+    for peer in peers:
+        for spec in peer.args.init_param:
+            path = Path(spec.split(":")[0])
+            if not path.exists() and not any(path.resolve().is_relative_to(each) for each in later):
+                raise UserError(f"--peers: {peer.name}: {path}: no such file or folder to begin with")
+
+
 def _parse_peer(name: str, given: dict, args: argparse.Namespace, early: bool) -> PeerOptions:
     where = f"--peers: {name}"
     if not early:

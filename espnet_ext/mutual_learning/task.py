@@ -18,7 +18,13 @@ from espnet_ext.mutual_learning.best import present_best
 from espnet_ext.mutual_learning.checks import check_models, refuse_lasting_copies
 from espnet_ext.mutual_learning.method import MutualMethod, Peer
 from espnet_ext.mutual_learning.options import parse_conf
-from espnet_ext.mutual_learning.peers import PeerOptions, alone, parse_peers, refuse_different_masks
+from espnet_ext.mutual_learning.peers import (
+    PeerOptions,
+    alone,
+    parse_peers,
+    refuse_different_masks,
+    refuse_missing_files,
+)
 from espnet_ext.train.init_param import init_param
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method
@@ -62,9 +68,11 @@ class MutualLearningTask(ASRTask):
         return super().train(args, stop)
 
     @classmethod
-    def check_options(cls, args: argparse.Namespace, early: bool = False) -> None:
+    def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:
         """Refuse what `--peers` and `--mutual_learning_conf` must not say."""
         options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args, early)
+        if files:
+            refuse_missing_files(peers, args.init_param)
         if options.shared_masks:
             refuse_different_masks(peers)
 

@@ -208,6 +208,8 @@ class Driver:
         for stage in [stage for stage in work[1:] if stage.training]:
             configs = [self.config_file(self.values[name]) for name in stage.training]
             own = ["--task", self.values["task"], "--seed", self.values["seed"], *configs]
+            if self.values.get("submit") != "true":  # else jobs that are in the queue may write what it names
+                own += ["--start", self.values["pretrain_exp"]]
             command = [sys.executable, "-m", "espnet_ext.bin.check_training", *own, "--", *self._words(stage)]
             found = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
             _, error, message = found.stderr.rpartition("error: ")

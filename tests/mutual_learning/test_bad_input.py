@@ -108,10 +108,11 @@ def test_options_are_tried_before_the_files_are_there(tmp_path, capsys):
     (tmp_path / "empty.yaml").write_text("mutual_learning_conf:\n")
 
     def tried(*words: str, config: str = "finetune") -> tuple[int, str]:
-        own = ["--task", "mutual_learning", "--seed", "1"]
+        own = ["--task", "mutual_learning", "--seed", "1", *start]
         files = [str(tmp_path / f"{name}.yaml") for name in ("model", config)]
         return check_training.main([*own, *files, "--", *words]), capsys.readouterr().err
 
+    start: list[str] = []
     assert tried()[0] == 0
     later = (
         "[{}, {seed: 1, init_param: []}, {frozen: true, model_dir: later/export}, {token_list: later.txt}]"
@@ -137,6 +138,12 @@ def test_options_are_tried_before_the_files_are_there(tmp_path, capsys):
     ):
         status, error = tried(*words)
         assert status == 1 and re.fullmatch(f"error: {message}[^\n]*\n", error), error
+    start += ["--start", "exp/start"]  # stage 6 will write it, and nobody another one
+    for there in ("model_dir: exp/start/export", f"init_param: '{Path.cwd() / 'exp/start/2epoch.pth'}'"):
+        assert tried("--peers", f"[{{}}, {{frozen: true, {there}}}]") == (0, "")
+    for option in ("model_dir: exp/strat/export", "init_param: exp/strat/1epoch.pth"):
+        status, error = tried("--peers", f"[{{}}, {{frozen: true, {option}}}]")
+        assert status == 1 and error.startswith("error: --peers: peer2: exp/strat"), error
     status, error = tried(config="empty")
     assert status == 1 and error.startswith("error: mutual_learning_conf: expected options")
 

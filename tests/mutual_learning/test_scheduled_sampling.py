@@ -100,6 +100,8 @@ def test_replacements_follow_the_probability_and_the_mask():
     assert (history[:, 0] == SOS).all()
     assert abs(replaced.mean().item() - 0.3) < 4 * (0.3 * 0.7 / 10000) ** 0.5
     assert torch.equal(replaced.bool(), uniform[:, 1:] < 0.3)
+    none = mixed_history(inputs, torch.full((200,), 51), tokens, torch.zeros(200, 51), 0.0)
+    assert torch.equal(none, inputs)  # not even by a draw of 0
 
 
 def test_token_n_replaces_the_label_it_competes_with():
