@@ -5,9 +5,11 @@ import re
 import shutil
 
 import pytest
+import torch
 import yaml
 
 from espnet_ext.bin import decode, score
+from espnet_ext.mutual_learning.peers import parse_peers
 from espnet_ext.mutual_learning.task import MutualLearningTask
 from espnet_ext.train.export import export
 from tests.mutual_learning.conftest import options
@@ -54,3 +56,13 @@ def test_large_and_compact_peer_in_one_run(mutual, toy_cmd, dump, repo_root, tmp
             assert score.main([*map(str, words)]) == 0
             scored = json.loads((folder / name / "score/result.json").read_text())
             assert scored["sentences"] == 12
+
+
+def test_first_peer_may_be_the_other_one(toy_cmd):
+    """Without options of its own it is the training's model, which is built already."""
+    parser, device, common = MutualLearningTask.get_parser(), torch.device("cpu"), object()
+    alike = parser.parse_args(toy_cmd("exp"))
+    assert MutualLearningTask._model(parse_peers(alike)[0], alike, common, device) is common
+    args = parser.parse_args(toy_cmd("exp", "--peers", "[{encoder_conf: {output_size: 24}}, {}]"))
+    own = MutualLearningTask._model(parse_peers(args)[0], args, common, device)
+    assert own.encoder.output_size() == 24
