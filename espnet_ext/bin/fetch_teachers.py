@@ -1,6 +1,7 @@
 """Download teachers of a hub, so that jobs find them in its cache: ``fetch_teachers NAME=PLACE...``.
 
 Nodes of a cluster have no internet. What is a file or a folder, or may yet become one, is left alone.
+With ``--check`` nothing is downloaded: what can be no teacher of distillation is refused.
 """
 
 import argparse
@@ -23,8 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fetch_teachers", description=__doc__)
     parser.add_argument("teacher", nargs="*", metavar="NAME=PLACE", help="teachers, as --teachers names them")
     parser.add_argument("--own", nargs="*", default=[], help="folders that the recipe writes")
+    parser.add_argument("--check", action="store_true", help="look at NAME=PLACE alone, and fetch nothing")
     args = parser.parse_args(arguments)
     own = [Path(folder).resolve() for folder in args.own]
+    if args.check:
+        check(args.teacher, own)
+        return 0
     for teacher in args.teacher:
         place = teacher.partition("=")[2] or teacher
         if is_of_a_hub(place, own):
@@ -32,6 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(f"{place}: not of a hub", flush=True)
     return 0
+
+
+def check(teachers: list[str], own: list[Path]) -> None:
+    """Say what each teacher of distillation is, as far as its place tells it.
+
+    Raises:
+        UserError: a word that is not NAME=PLACE, a name twice, or a place that holds no teacher.
+    """
+    from espnet_ext.distillation.options import parse_places
+    from espnet_ext.distillation.teachers import kind_of
+
+    for name, place in parse_places(teachers).items():
+        path = Path(place)
+        if not path.exists() and any(path.resolve().is_relative_to(folder) for folder in own):
+            what = "not there yet"
+        elif (what := kind_of(place)) == "huggingface" and not path.exists():
+            if not is_of_a_hub(place, own):
+                raise UserError(f"teacher {place}: no such file or folder, and no name on a hub either")
+            what = "no file or folder: stage 7 looks for a model of this name on the HuggingFace hub"
+        print(f"{name}={place}: {what}", flush=True)
 
 
 def is_of_a_hub(place: str, own: list[Path]) -> bool:

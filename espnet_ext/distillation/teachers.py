@@ -97,6 +97,30 @@ def same_lengths(audio: Sequence[np.ndarray]) -> list[list[int]]:
     return list(groups.values())
 
 
+def kind_of(place: str) -> str:
+    """What kind of teacher a place holds: `huggingface`, `ssl` or `recogniser`; nothing is loaded.
+
+    Args:
+        place: see `load_teacher`.
+
+    Raises:
+        UserError: there is nothing of the kind, or it is of no known type.
+    """
+    path = Path(place)
+    if not path.exists() and (place.startswith((".", "/")) or place.endswith((".pth", ".pt"))):
+        raise UserError(f"teacher {place}: no such file or folder")
+    if (path / "config.json").exists() or not path.exists():
+        return "huggingface"
+    if path.is_file() and path.suffix in (".pth", ".pt"):
+        return "ssl"
+    if (path / "config.yaml").exists():
+        return "recogniser"
+    raise UserError(
+        f"teacher {place}: unknown type: expected a HuggingFace folder (config.json), an exported recogniser "
+        "(config.yaml and model.pth), or an ESPnet SSL model (FILE.pth beside its config.yaml)"
+    )
+
+
 def load_teacher(
     place: str, layer: str | int = "last", long: str = "window", device: torch.device | str = "cpu"
 ) -> Teacher:
@@ -114,25 +138,14 @@ def load_teacher(
         UserError: there is nothing of the kind, or it is of no known type.
     """
     layer_choice(layer)
-    path = Path(place)
-    if not path.exists() and (place.startswith((".", "/")) or place.endswith((".pth", ".pt"))):
-        raise UserError(f"teacher {place}: no such file or folder")
-    if (path / "config.json").exists() or not path.exists():
+    kind = kind_of(place)
+    if kind == "huggingface":
         from espnet_ext.distillation.huggingface import HuggingFaceTeacher
 
         return HuggingFaceTeacher(place, layer, long, device)
-    if path.is_file() and path.suffix in (".pth", ".pt"):
-        from espnet_ext.distillation.recognisers import SSLTeacher
+    from espnet_ext.distillation.recognisers import RecogniserTeacher, SSLTeacher
 
-        return SSLTeacher(path, layer, device)
-    if (path / "config.yaml").exists():
-        from espnet_ext.distillation.recognisers import RecogniserTeacher
-
-        return RecogniserTeacher(path, layer, device)
-    raise UserError(
-        f"teacher {place}: unknown type: expected a HuggingFace folder (config.json), an exported recogniser "
-        "(config.yaml and model.pth), or an ESPnet SSL model (FILE.pth beside its config.yaml)"
-    )
+    return (SSLTeacher if kind == "ssl" else RecogniserTeacher)(Path(place), layer, device)
 
 
 def check_rate(teacher: Teacher, place: str, rate: int) -> None:
