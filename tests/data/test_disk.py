@@ -1,5 +1,6 @@
 """A full disk and an interrupted stage leave nothing that looks finished."""
 
+import errno
 import os
 import resource
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet_ext.data.outdir import output_dir
+from espnet_ext.errors import UserError
 from espnet_ext.processes import start_of
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +48,34 @@ def test_file_size_limit(corpus, tmp_path, feats_type, nj):
         done.stderr
     )
     assert "Traceback" not in done.stderr and list((tmp_path / "dump").iterdir()) == []
+
+
+def test_read_only_folder(corpus, tmp_path):
+    """Shared data that one may read only: the message says which options put output elsewhere."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a disk")
+    try:
+        command = _command(corpus, "disk/more/x")
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: disk/more/x: may not be written: Read-only file system"), (
+        done.stderr
+    )
+    assert "--token_listdir, --dumpdir" in done.stderr
+
+
+def test_others_folder_is_told_from_unreadable_input(tmp_path):
+    with pytest.raises(UserError, match=r"out/x: may not be written: Permission denied"):
+        with output_dir(tmp_path / "out/x", "marker"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "out"))
+    with pytest.raises(PermissionError):
+        with output_dir(tmp_path / "out/x", "marker"):
+            raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/audio.wav")
 
 
 @pytest.mark.parametrize("nj", [1, 2])
