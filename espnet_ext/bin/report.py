@@ -107,6 +107,10 @@ def main(argv: list[str] | None = None) -> None:
         f"{out_dir / 'index.html'}: {len(found.results)} results of {len(found.experiments)} experiments, "
         f"{len(results['comparisons'])} comparisons"
     )
+    here = {each.system for each in found.experiments}
+    for pair in results["not_compared"]:
+        if pair["control"] in here:  # of controls that were never run the page says so
+            print(f"not compared: {pair['system']} with {pair['control']} ({pair['reason']})")
 
 
 def _wanted(known, found: Collection, args: argparse.Namespace) -> list[Wanted]:

@@ -353,9 +353,11 @@ def test_a_test_set_that_is_too_small_is_the_reason(tmp_path, capsys):
     for experiment in ("none_seed1", "gan_seed1"):
         add_result(expdir, experiment, "joint", small, 0.2)
         train(expdir, experiment)
-    report(expdir, capsys)
+    _, printed, _ = report(expdir, capsys)
     found = one(results(expdir)["not_compared"], system="gan", control="none")
     assert found["reason"] == "no test set has 10 utterances, the largest has 8"
+    said = [line for line in printed.splitlines() if line.startswith("not compared:")]
+    assert said == [f"not compared: gan with none ({found['reason']})"]  # of controls that were run
 
 
 def test_no_experiments(tmp_path, capsys):
