@@ -60,7 +60,7 @@ def read_audio(path: str | os.PathLike, where: str) -> Audio:
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(
             f"{where}: {str(path)!r} cannot be decoded as audio ({str(error).rsplit(': ', 1)[-1].strip()}); "
-            "is it audio, and complete?"
+            "is it audio, and complete? Mend it, or leave it out of the set"
         ) from None
     except PermissionError:
         raise UserError(f"{where}: audio file {str(path)!r} may not be read (permission denied)") from None

@@ -9,13 +9,13 @@ from espnet_ext.recipe.options import load_options
 from espnet_ext.recipe.stages import find_stage, load_stages
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
 
 
 @pytest.fixture(params=PAGES)
 def page(request, repo_root):
     """Path and text of a page."""
-    path = repo_root / f"docs/{request.param}.md"
+    path = repo_root / request.param
     return path, path.read_text(encoding="utf-8")
 
 
