@@ -107,7 +107,10 @@ def refuse_missing_files(peers: Sequence[PeerOptions], start: Sequence[str]) -> 
         for spec in peer.args.init_param:
             path = Path(spec.split(":")[0])
             if not path.exists() and not any(path.resolve().is_relative_to(each) for each in later):
-                raise UserError(f"--peers: {peer.name}: {path}: no such file or folder to begin with")
+                raise UserError(
+                    f"--peers: {peer.name}: {path}: no such file or folder, and no stage writes it now; "
+                    "name an exported model (stage 9) or a file of parameters"
+                )
 
 
 def _parse_peer(name: str, given: dict, args: argparse.Namespace, early: bool) -> PeerOptions:
