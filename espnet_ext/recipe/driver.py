@@ -335,7 +335,8 @@ class Driver:
         again = shlex.join([self.program, *self.arguments])
         if result == PREEMPTED:
             text = (
-                f"{stage} was preempted (status {RUN_AGAIN}); the same command goes on from there:\n  {again}"
+                f"{stage} was preempted or told to stop (status {RUN_AGAIN}); "
+                f"the same command goes on from there:\n  {again}"
             )
         elif result == INTERRUPTED:
             text = f"{stage} was interrupted; what is done stays done, the same command goes on:\n  {again}"
