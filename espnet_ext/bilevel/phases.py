@@ -46,7 +46,8 @@ class Phases:
         if self.joint < 0:
             raise UserError(
                 f"bilevel_conf: warm_epochs {self.warm} and final_epochs {self.final} are more than "
-                f"max_epoch, {self.warm + self.joint + self.final}"
+                f"max_epoch, {self.warm + self.joint + self.final}; fewer are "
+                "`--bilevel_conf final_epochs=...` (and warm_epochs), or raise max_epoch"
             )
 
     def phase(self, epoch: int) -> str:

@@ -55,7 +55,7 @@ def test_labelled_passes_follow_each_other():
     [
         (
             {"warm_epochs": 4, "final_epochs": 3},
-            "warm_epochs 4 and final_epochs 3 are more than max_epoch, 5",
+            "warm_epochs 4 and final_epochs 3 are more than max_epoch, 5; fewer are `--bilevel_conf final_ep",
         ),
         ({"warm_epochs": -1}, "warm_epochs: -1: expected at least 0"),
         ({"final_epochs": -2}, "final_epochs: -2"),
