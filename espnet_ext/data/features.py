@@ -22,7 +22,7 @@ from espnet_ext.data.fbank import MELS, fbank
 from espnet_ext.data.kaldi import DataDir, write_speakers, write_table
 from espnet_ext.data.outdir import output_dir
 from espnet_ext.data.pool import ordered_map
-from espnet_ext.data.recordings import Recording, Utterance, read_recording, work_list
+from espnet_ext.data.recordings import Faults, Recording, Utterance, read_recordings, work_list
 from espnet_ext.errors import UserError
 
 FEATS_TYPES = ("raw", "fbank")
@@ -54,6 +54,7 @@ class Part:
     drops: list[tuple[str, str, str]] = field(default_factory=list)  # id, reason, file:line
     notes: Counter = field(default_factory=Counter)
     firsts: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)  # of recordings that cannot be read
     seconds: float = 0.0
 
     def note(self, what: str, where: str) -> None:
@@ -78,10 +79,11 @@ def make_features(in_dir: Path, out_dir: Path, options: Options) -> str:
             if not transcript:
                 drops.add(name, "empty transcript", data.text.where(name))
     work = list(enumerate(work_list(data)))
-    total, scp, lengths, checksums = Part(), {}, {}, {}
+    total, faults, scp, lengths, checksums = Part(), Faults(), {}, {}, {}
     with output_dir(out_dir, "feats_type", in_dir) as temporary:
         function = partial(_make_part, folder=temporary, final=out_dir, options=options)
         for part in ordered_map(function, work, options.nj, f"features {in_dir}"):
+            faults.add(part.faults)
             for name, reason, where in part.drops:
                 if name not in drops:
                     drops.add(name, reason, where)
@@ -90,6 +92,7 @@ def make_features(in_dir: Path, out_dir: Path, options: Options) -> str:
             total.notes += part.notes
             total.firsts = part.firsts | total.firsts
             total.seconds += part.seconds
+        faults.check()
         drops.check(len(data), options.max_drop_fraction)
         kept = [name for name in data if name not in drops]
         _write_tables(temporary, data, kept, scp, lengths, options.feats_type)
@@ -139,8 +142,7 @@ def _kept_utterances(
     recordings: list[Recording], options: Options, part: Part
 ) -> Iterator[tuple[Recording, Utterance, Audio, np.ndarray]]:
     """Yield utterances of a good length as mono samples: (T,), or the file's own (T, 1) if unchanged."""
-    for recording in recordings:
-        audio, cuts = read_recording(recording)
+    for recording, audio, cuts in read_recordings(recordings, part.faults):
         part.seconds += len(audio.samples) / audio.rate
         for utterance, samples in cuts:
             duration = len(samples) / audio.rate

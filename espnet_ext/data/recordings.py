@@ -1,6 +1,6 @@
 """From a data directory to its utterances' samples: the work list, and reading one recording of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from espnet_ext.errors import UserError
 
 #: How far, in seconds, a segment may reach past its recording's end (Kaldi's own tolerance); it is cut there.
 OVERSHOOT = 0.5
+#: Faults that are collected before a stage ends; with more of them something is wrong with all recordings.
+FAULTS = 10
 _PART = 40
 
 
@@ -59,6 +61,53 @@ def read_recording(recording: Recording) -> tuple[Audio, Iterator[tuple[Utteranc
     """
     audio = read_audio(recording.path, recording.where)
     return audio, ((utterance, _cut(audio, utterance)) for utterance in recording.utterances)
+
+
+def read_recordings(
+    recordings: Iterable[Recording], faults: list[str]
+) -> Iterator[tuple[Recording, Audio, list[tuple[Utterance, np.ndarray]]]]:
+    """Yield (recording, its whole audio, its utterances as `read_recording` cuts them).
+
+    A recording that cannot be read is left out, and its message added to ``faults``: a corpus may hold
+    several, and nobody should have to find them one run at a time.
+    """
+    for recording in recordings:
+        try:
+            audio, cuts = read_recording(recording)
+            utterances = list(cuts)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            yield recording, audio, utterances
+
+
+class Faults:
+    """Recordings that could not be read, as all parts of a stage report them."""
+
+    def __init__(self):
+        self.messages: dict[str, None] = {}  # in order, each once
+
+    def add(self, messages: Iterable[str]) -> None:
+        """Add those of a part.
+
+        Raises:
+            UserError: there are more than `FAULTS`.
+        """
+        self.messages.update(dict.fromkeys(messages))
+        if len(self.messages) > FAULTS:
+            self._refuse(list(self.messages)[:FAULTS], "and more, the rest has not been read")
+
+    def check(self) -> None:
+        """After the last part.
+
+        Raises:
+            UserError: there are some; the message has a line for each.
+        """
+        if self.messages:
+            self._refuse(list(self.messages))
+
+    def _refuse(self, messages: list[str], *last: str) -> None:
+        raise UserError("\n  ".join([*messages, *last]))
 
 
 def _cut(audio: Audio, utterance: Utterance) -> np.ndarray:

@@ -15,7 +15,7 @@ from espnet_ext.data.audio import to_float, write_flac
 from espnet_ext.data.kaldi import DataDir, write_speakers, write_table
 from espnet_ext.data.outdir import output_dir
 from espnet_ext.data.pool import ordered_map
-from espnet_ext.data.recordings import Recording, read_recording, work_list
+from espnet_ext.data.recordings import Faults, Recording, read_recordings, work_list
 from espnet_ext.errors import UserError
 
 #: Marks a directory as written by this stage.
@@ -76,8 +76,11 @@ def perturb(in_dir: Path, out_dir: Path, speeds: list[float], nj: int) -> str:
     work = [(speed, part) for speed in speeds for part in work_list(data)]
     with output_dir(out_dir, MARKER, in_dir) as temporary:
         function = partial(_perturb_part, folder=temporary, final=out_dir)
-        for rows in ordered_map(function, work, nj, f"speed {in_dir}"):
+        faults = Faults()
+        for rows, unread in ordered_map(function, work, nj, f"speed {in_dir}"):
+            faults.add(unread)
             wav.update(rows)
+        faults.check()
         write_table(temporary / "wav.scp", wav)
         if data.text:
             write_table(temporary / "text", text)
@@ -107,12 +110,13 @@ def _check_speeds(speeds: list[float]) -> None:
         raise UserError("speed perturbation needs sox, which is not installed; try `apt-get install sox`")
 
 
-def _perturb_part(work: tuple[float, list[Recording]], folder: Path, final: Path) -> dict[str, str]:
-    """Perturb some recordings; return their ``wav.scp`` rows."""
+def _perturb_part(
+    work: tuple[float, list[Recording]], folder: Path, final: Path
+) -> tuple[dict[str, str], list[str]]:
+    """Perturb some recordings; return their ``wav.scp`` rows, and messages of those that cannot be read."""
     speed, recordings = work
-    rows = {}
-    for recording in recordings:
-        audio, cuts = read_recording(recording)
+    rows, unread = {}, []
+    for recording, audio, cuts in read_recordings(recordings, unread):
         for utterance, samples in cuts:
             if speed == 1.0 and samples is audio.samples:
                 rows[utterance.name] = recording.path
@@ -128,4 +132,4 @@ def _perturb_part(work: tuple[float, list[Recording]], folder: Path, final: Path
                 samples = change_speed(samples, audio.rate, speed)
             write_flac(folder / relative, samples, audio.rate)
             rows[prefix(speed) + utterance.name] = str(final / relative)
-    return rows
+    return rows, unread

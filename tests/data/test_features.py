@@ -182,6 +182,29 @@ def test_bad_audio_is_named_and_nothing_is_written(corpus, fails, damage, nj):
     assert list(corpus.path.parent.parent.glob("dump/raw/**/*")) == []
 
 
+@pytest.mark.parametrize("nj", [1, 2])
+def test_all_bad_audio_is_named_at_once(corpus, capsys, nj):
+    """One at a time, thirty broken files of a corpus would be thirty runs."""
+    for number in range(90):
+        corpus.wav[f"more-{number:02d}"] = corpus.audio / f"{number}.wav"
+        corpus.wav[f"more-{number:02d}"].write_bytes(corpus.wav["utt-000"].read_bytes())
+        corpus.utt2spk[f"more-{number:02d}"] = "s"
+    corpus.text = {}
+    corpus.write()
+    for number in (3, 50, 88):
+        (corpus.audio / f"{number}.wav").write_bytes(b"not audio" * 50)
+    assert run(corpus, "--nj", nj) == 1
+    lines = capsys.readouterr().err.partition("error: ")[2].split("\n  ")
+    assert [line.split("wav.scp:")[1].split(":")[0] for line in lines] == ["4", "51", "89"]
+    for number in range(40):
+        (corpus.audio / f"{number}.wav").write_bytes(b"")
+    assert run(corpus, "--nj", nj) == 1
+    message = capsys.readouterr().err
+    assert message.count("is empty") == 10
+    assert message.rstrip().endswith("and more, the rest has not been read")
+    assert list(corpus.path.parent.parent.glob("dump/raw/**/*")) == []
+
+
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
 def test_hostile_ids_arrive_unharmed(corpus, feats_type):
     for number, name in enumerate(HOSTILE):

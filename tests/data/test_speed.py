@@ -81,6 +81,15 @@ def test_bad_speeds(corpus, fails, speeds):
     )
 
 
+def test_all_bad_audio_is_named_once_whatever_the_speeds(corpus, capsys):
+    corpus.write()
+    for name in ("utt-001", "utt-004"):
+        corpus.wav[name].write_bytes(b"not audio" * 50)
+    assert run(corpus) == 1
+    lines = capsys.readouterr().err.partition("error: ")[2].split("\n  ")
+    assert [line.split("wav.scp:")[1].split(":")[0] for line in lines] == ["2", "5"]
+
+
 def test_ids_that_collide(corpus, fails):
     corpus.add("sp0.9-utt-000", corpus.tone(0.3))
     corpus.write()
