@@ -99,9 +99,14 @@ def test_commands_of_systems(repo_root, tmp_path):
         *("--method", "distillation", "--stage1_unlabelled", "true", "--teachers", "hubert=/models/hubert"),
     )
     assert "--task ssl" not in more and "--teacher hubert=/models/hubert" in more
-    looks = "fetch_teachers --check"
-    assert looks not in both and more.index(looks) < more.index("# stage 6")  # before anything is trained
     assert f"--unlabelled_data_dir {tmp_path}/dump/raw/unlabelled" in commands(more, "distillation_encoder")
+
+    looks = "fetch_teachers --check"
+    whole = dry_run(
+        repo_root, tmp_path, "--stage", "1", "--method", "distillation", "--teachers", "hubert=/models/hubert"
+    )
+    assert whole.index(looks) < whole.index("# stage 6")  # before anything is trained
+    assert looks not in dry_run(repo_root, tmp_path, "--stage", "1", "--system", "distillation")
 
     live = dry_run(repo_root, tmp_path, "--method", "distillation", "--on_the_fly", "true")
     assert "distill_targets" not in live
