@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from espnet_ext.errors import RUN_AGAIN, UserError
+from espnet_ext.recipe.configs import known_configs
 from espnet_ext.recipe.execute import StageRun
 from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.findings import LAST, findings
@@ -71,15 +72,15 @@ class Driver:
 
             return MatrixRun(self).run()
         stages = self.stages()
+        selected = select_stages(
+            stages, self.values["stage"], self.values["stop_stage"], self.values["skip_stages"]
+        )
         if self.values["list"] == "true":
             print_table(
                 [[str(stage.number), stage.label, stage.does] for stage in stages], ["#", "name", "does"]
             )
             return 0
         self._check_plugins()
-        selected = select_stages(
-            stages, self.values["stage"], self.values["stop_stage"], self.values["skip_stages"]
-        )
         if self.values["status"] == "true":
             return self._print_status(stages)
         if self.values.get("cancel") == "true":
@@ -178,6 +179,7 @@ class Driver:
                     raise UserError(
                         f"--{name} {shlex.quote(self.values[name])}: expected a configuration file, but "
                         f"{file} does not exist, here or in {self.template_dir}; {stage} needs it"
+                        f"{known_configs(self.options.table[name], file, self.template_dir)}"
                     )
 
     def _check_system(self, selected: list[Stage]) -> None:

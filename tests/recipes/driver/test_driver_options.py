@@ -50,6 +50,7 @@ NASTY = [
         (["--stage", "xyzzy"], "there is no stage 'xyzzy' (--list shows all)"),
         (["--stage", "4"], "there is no stage 4: they go from 1 to 3"),
         (["--skip_stages", "1,thre"], "did you mean three?"),
+        (["--skip_stages", "wrong", "--list"], "there is no stage 'wrong' (--list shows all)"),
         (["--stage", "three", "--stop_stage", "1"], "--stage three comes after --stop_stage 1"),
         (["--method", "telepathy"], "offers an entry point 'telepathy' in the group 'espnet_ext.tasks'"),
         (["--cmd_backend", "lsf"], "cmd.sh knows local and slurm"),
