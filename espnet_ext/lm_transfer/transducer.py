@@ -108,6 +108,7 @@ class TransducerTransfer(Transfer, TransducerMethod):
         )
         # λ multiplies what the transducer's own weight multiplies: both are terms of one loss.
         scale = self.model.transducer_weight / denominator
+        nodes.scores.detach()  # by the output layer in the recogniser's own precision: below, autocast is off
         with full_precision(values.device):
             if self.options.form == "exact":
                 each = self._distances(nodes, values) * there[:, None]

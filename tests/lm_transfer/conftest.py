@@ -210,7 +210,7 @@ def make_batch(tokenizer):
     def make(rows: dict[str, str]) -> Batch:
         draw = torch.Generator().manual_seed(2)
         lengths = torch.tensor([12000, 9000, 4000, 7000]).repeat(len(rows))[: len(rows)]
-        tokens = [torch.tensor(tokenizer.encode(text)) for text in rows.values()]
+        tokens = [torch.tensor(tokenizer.encode(text), dtype=torch.long) for text in rows.values()]
         tensors = {
             "speech": torch.randn(len(rows), 12000, generator=draw),
             "speech_lengths": lengths,

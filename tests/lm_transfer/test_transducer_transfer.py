@@ -12,9 +12,10 @@ from espnet_ext.asr.transducer_loss import JointNodes
 from espnet_ext.asr.transducer_method import Tally, TransducerMethod
 from espnet_ext.lm_transfer.distances import distance
 from espnet_ext.lm_transfer.heads import EmbeddingHead
-from espnet_ext.lm_transfer.options import TransferOptions
+from espnet_ext.lm_transfer.options import FORMS, TransferOptions
 from espnet_ext.lm_transfer.targets import TargetBatch, Targets
 from espnet_ext.lm_transfer.transducer import TransducerTransfer, emission_weights
+from espnet_ext.train.method import MicroBatch, Totals
 
 J, V, E = 3, 4, 2
 WEIGHT = 0.7
@@ -37,10 +38,12 @@ def make_nodes(*sizes: tuple[int, int], seed: int = 0) -> tuple[JointNodes, Targ
     return nodes, TargetBatch(values.masked_fill(~there[..., None], 0.0), there)
 
 
-def make_loss(form: str, floor: float = 0.0, head: str = "mlp", **options) -> TransducerTransfer:
+def make_loss(
+    form: str, floor: float = 0.0, head: str = "mlp", transducer_weight: float = 1.0, **options
+) -> TransducerTransfer:
     """The method without a recogniser: its objective reads nodes alone."""
     torch.manual_seed(4)
-    model = SimpleNamespace(transducer_weight=1.0)
+    model = SimpleNamespace(transducer_weight=transducer_weight)
     chosen = TransferOptions(form=form, floor=floor, **options)
     return TransducerTransfer(model, None, EmbeddingHead(J, E, head).double(), None, None, chosen, 10)
 
@@ -217,6 +220,58 @@ def test_figures(form):
     assert sums["distance"] == pytest.approx((sums["total"] - sums["explained"]) / E)  # mse is a mean over E
 
 
+def gradients(method, nodes, targets) -> list[torch.Tensor]:
+    """Value and gradients of the objective."""
+    value = objective(method, nodes, targets)
+    return [value, *torch.autograd.grad(value, [nodes.hidden, nodes.scores, *method.head.parameters()])]
+
+
+@pytest.mark.parametrize("form", ["exact", "surrogate", "best_path"])
+def test_nodes_are_read_a_few_at_a_time(form, monkeypatch):
+    """Pieces of the lattice change the memory alone, wherever they are cut."""
+    method, sizes = make_loss(form), ((5, 4), (3, 2), (4, 0))
+    whole = gradients(method, *make_nodes(*sizes))
+    for nodes_at_once in (1, 7):
+        monkeypatch.setattr("espnet_ext.lm_transfer.transducer.NODES", nodes_at_once)
+        for mine, expected in zip(gradients(method, *make_nodes(*sizes)), whole, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["exact", "surrogate", "best_path"])
+def test_the_transducers_own_weight_is_on_both_terms(form):
+    """ESPnet's `transducer_weight` beside auxiliary losses: λ says how large one term is beside the other."""
+    whole, half = (gradients(make_loss(form, transducer_weight=w), *make_nodes((4, 3))) for w in (1.0, 0.5))
+    for mine, expected in zip(half, whole, strict=True):
+        torch.testing.assert_close(mine, expected / 2, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["exact", "surrogate", "best_path"])
+def test_utterances_without_labels(form):
+    """Nothing is emitted, so that nothing is predicted; neither alone nor beside others."""
+    method = make_loss(form)
+    nodes, targets = make_nodes((3, 0), (2, 0))
+    value = objective(method, nodes, targets)
+    torch.testing.assert_close(value, nodes.losses().sum(), rtol=0, atol=1e-12)
+    assert all(g.eq(0).all() for g in torch.autograd.grad(value, tuple(method.head.parameters())))
+
+
+def test_predictor_value():
+    """g reads the prediction network's output behind u labels, and d is that to label u + 1's embedding."""
+    method = make_loss("predictor", transducer_weight=0.5)
+    _, targets = make_nodes((1, 4), (1, 2), (1, 0))
+    targets.there[0, 1] = False
+    states = torch.randn(3, 5, J, dtype=torch.float64, requires_grad=True)
+    output = SimpleNamespace(predictor_out=states, target_lens=torch.tensor([4, 2, 0]))
+    tally = Tally()
+    loss = method.predictor_loss(output, targets, WEIGHT / 3, tally)
+    pairs = [(0, 0), (0, 2), (0, 3), (1, 0), (1, 1)]  # neither <eos>, nor padding, nor what has no target
+    each = [(method.head(states[b, u]) - targets.values[b, u]).pow(2).mean() for b, u in pairs]
+    torch.testing.assert_close(loss, 0.5 * WEIGHT / 3 * sum(each), rtol=0, atol=1e-12)
+    assert float(tally.sums["distance"]) == pytest.approx(float(sum(each))) and tally.sums["labels"] == 5
+    read = torch.autograd.grad(loss, states)[0].abs().amax(-1) > 0
+    assert {tuple(place) for place in read.nonzero().tolist()} == set(pairs)
+
+
 # The whole method, on a small recogniser.
 
 
@@ -281,6 +336,82 @@ def test_the_exact_form_with_weight_zero(make_method, build_transducer, one_step
     for name, expected in found[0].items():
         scale = max(float(expected.abs().max()), 1e-3)
         assert float((found[1][name] - expected).abs().max()) <= 1e-6 * scale + 1e-7, name
+
+
+def step_gradients(method, part, micro_batches) -> dict[str, torch.Tensor]:
+    """Gradient of a step by parameter of the model and the head."""
+    parameters = {f"{m}.{n}": p for m, module in method.modules.items() for n, p in module.named_parameters()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    for micro in micro_batches:
+        micro.seed("model")
+        part(micro).loss.backward()
+    return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision(make_method, one_step, form):
+    """Under bf16 autocast posteriors, distances and the head are fp32's, and λ = 0 is the control to the
+    bit.
+    """
+    method = make_method(form=form)
+    method.train()
+    control = TransducerMethod(method.model, method.updaters["model"])
+    seen = []
+    method.head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+
+    def half(part):
+        def run(micro):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = part(micro)
+            assert loss.loss.isfinite() and loss.loss.dtype == torch.float32
+            return loss
+
+        return step_gradients(method, run, one_step.micro_batches())
+
+    plain = half(control.transducer_part)
+    zero, one = (half(lambda micro, w=weight: method.transfer_part(micro, w)) for weight in (0.0, 1.0))
+    assert set(seen) == {(torch.float32, torch.float32)}
+    assert form == "exact" or all(torch.equal(zero[name], value) for name, value in plain.items())
+    assert any(not torch.equal(one[name], value) for name, value in plain.items())
+    assert all(value.isfinite().all() for value in one.values())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss_norm", ["utterance", "token"])
+def test_micro_batches_change_nothing(make_method, one_step, speech, form, loss_norm):
+    """However a step is cut, for memory or over processes, its gradient is the same."""
+    method = make_method(loss_norm, form=form, weight=0.5)
+    method.train(False)
+    totals = one_step.step.totals
+    halves = speech.split()
+    found = []
+    for cut in ([speech], halves, [halves[0], *halves[1].split()]):
+        micro = [MicroBatch(batch, totals, None) for batch in cut]
+        found.append(step_gradients(method, lambda each: method.transfer_part(each, 0.5), micro))
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_with_an_empty_transcript(
+    make_method, make_store, write_text, fake_teacher, make_batch, form
+):
+    """It trains beside others; it has no target but that of <eos>, which a transducer does not emit."""
+    rows = {"utt0": "", "utt1": "ace"}
+    path = write_text("empty/text", rows)
+    method = make_method(form=form)
+    method.targets = Targets(make_store([path], fake_teacher, folder="empty_targets"), [path], 9)
+    loss = method.transfer_part(MicroBatch(make_batch(rows), Totals(2, 5, 0), [1, 2]), 0.5)
+    loss.loss.backward()
+    assert loss.loss.isfinite() and float(loss.figures["lm_distance"][1]) == pytest.approx(3, abs=1e-4)
+
+
+def test_a_cosine_says_nothing_about_variance(make_method, one_step):
+    for kind, there in (("cosine", False), ("l1", True)):
+        figures = make_method(distance=kind).validate(one_step.micro_batches()[0])
+        assert ("lm_r2" in figures) == there and "lm_distance" in figures and "lm_weight" not in figures
 
 
 #: Parameters that must not hear of the embeddings, by form.
