@@ -1,5 +1,6 @@
 """Options of the method, `lm_transfer_conf`, checked before training starts."""
 
+import math
 from dataclasses import dataclass, fields
 
 from espnet_ext.errors import UserError
@@ -10,6 +11,7 @@ from espnet_ext.lm_transfer.targets import KINDS
 FORMS = ("surrogate", "exact", "best_path", "predictor")
 
 _CHOICES = {"distance": DISTANCES, "head": HEADS, "targets": KINDS, "form": FORMS}
+_OF_LATTICES = ("form", "floor")
 
 
 @dataclass(frozen=True)
@@ -30,27 +32,38 @@ class TransferOptions:
     )
 
     def weight_at(self, step: int, steps: int) -> float:
-        """Lambda of an optimiser step (from 0) of a training of so many."""
-        if step >= self.stop * steps:
+        """Lambda of an optimiser step (from 0) of a training of so many, about: passes differ by a few."""
+        if self.stop < 1 and step >= self.stop * steps:
             return 0.0
         return self.weight * min(1.0, (step + 1) / (self.warmup + 1))
 
 
-def parse_conf(conf: dict) -> TransferOptions:
+def parse_conf(conf: dict, transducer: bool = True) -> TransferOptions:
     """Check `lm_transfer_conf`.
 
+    Args:
+        conf: as the YAML has it.
+        transducer: whether the model has a lattice; without one what is about it would do nothing.
+
     Raises:
-        UserError: naming the option that is unknown, of another type or out of range.
+        UserError: naming the option that is unknown, of another type, out of range or without effect.
     """
+    if not isinstance(conf, dict):  # in YAML, an empty block is null
+        raise UserError(f"lm_transfer_conf: expected options as `name: value`, got {conf!r}")
     known = {field.name: field.default for field in fields(TransferOptions)}
     unknown = sorted(set(conf) - set(known))
     if unknown:
         raise UserError(f"lm_transfer_conf: unknown {', '.join(unknown)}; there are {', '.join(known)}")
+    if idle := [name for name in _OF_LATTICES if name in conf and not transducer]:
+        raise UserError(
+            f"lm_transfer_conf: {', '.join(idle)}: of transducers alone, and this model has an attention "
+            "decoder; leave it out, or take --pretrain_config conf/pretrain_transducer.yaml"
+        )
     for name, value in conf.items():
         _check(name, value, known[name])
     options = TransferOptions(**conf)
     for name, right, wanted in (
-        ("weight", options.weight >= 0, "0 or more"),
+        ("weight", 0 <= options.weight < math.inf, "0 or more, and finite"),
         ("warmup", options.warmup >= 0, "0 or more"),
         ("stop", 0 <= options.stop <= 1, "a part of the training, from 0 to 1"),
         ("floor", 0 <= options.floor < 1, "a number from 0 to below 1"),

@@ -92,6 +92,11 @@ class Targets:
                 f"{self.store.folder}: has no targets of {len(missing)} of {len(labels)} utterances, the "
                 f"first is {missing[0]!r} in {where}; transcripts have changed: run stage 7 (targets) again"
             )
+        if self.shift and all(self.store.rows(self.texts[u]) <= abs(self.shift) for u in labels):
+            raise UserError(
+                f"lm_transfer_conf: shift {self.shift}: no transcript has so many labels, so that none would "
+                "have a target; expected a few"
+            )
         for utterance, count in labels.items():
             rows = self.store.rows(self.texts[utterance])
             if rows != count + 1:

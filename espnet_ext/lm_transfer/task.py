@@ -48,6 +48,11 @@ def build_targets(args: argparse.Namespace, options: TransferOptions, streams: d
             "--lm_targets: name the folder of the LM's embeddings, which stage 7 (targets) writes"
         )
     store = TargetStore(args.lm_targets)
+    if "recogniser" not in store.settings:  # stores of speech are built alike
+        raise UserError(
+            f"--lm_targets {store.folder}: holds no embeddings of a language model; name what stage 7 "
+            "(targets) of --method lm_transfer wrote (of a recipe exp/lm_targets_...)"
+        )
     identity = tokenizer_identity(args.token_list, args.token_type, args.bpemodel)
     if store.settings["recogniser"] != identity:
         raise UserError(
@@ -73,6 +78,8 @@ def build_head(args: argparse.Namespace, size: int, targets: Targets, kind: str,
 class _Transfer:
     """What both tasks do beside the control's, whose class stands behind this one among their bases."""
 
+    transducer = False
+
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
         super().add_task_arguments(parser)
@@ -81,8 +88,13 @@ class _Transfer:
     @classmethod
     def train(cls, args: argparse.Namespace, *rest, **options) -> int:
         """Check what can be checked from the options, then train."""
-        parse_conf(args.lm_transfer_conf)
+        cls.check_options(args)
         return super().train(args, *rest, **options)
+
+    @classmethod
+    def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:
+        """Refuse what `--lm_transfer_conf` must not say."""
+        parse_conf(args.lm_transfer_conf, cls.transducer)
 
     @classmethod
     def _method(
@@ -127,6 +139,8 @@ class LMTransferTask(_Transfer, ASRTask):
 
 class LMTransferTransducerTask(_Transfer, TransducerTask):
     """TransducerTask whose joint network (or predictor) also predicts the LM's embeddings."""
+
+    transducer = True
 
     @classmethod
     def build_method(

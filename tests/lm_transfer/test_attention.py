@@ -13,6 +13,7 @@ from espnet_ext.lm_transfer.attention import AttentionTransfer
 from espnet_ext.lm_transfer.heads import EmbeddingHead
 from espnet_ext.lm_transfer.options import TransferOptions
 from espnet_ext.lm_transfer.targets import TargetBatch, Targets
+from espnet_ext.train.method import MicroBatch, Position, Totals
 
 
 @pytest.fixture
@@ -93,6 +94,81 @@ def test_where_the_gradient_flows(make_method, one_step):
         assert any(g.abs().max() > 0 for n, g in found.items() if n.startswith(part)), part
 
 
+def test_half_precision(make_method, one_step):
+    """Under bf16 autocast the head is fp32's, and λ = 0 is the control to the bit."""
+    method = make_method()
+    method.train()
+    control = JointMethod(method.model, method.updaters["model"])
+    seen = []
+    method.head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    found = []
+    for part in (
+        control.joint_part,
+        lambda m: method.transfer_part(m, 0.0),
+        lambda m: method.transfer_part(m, 1.0),
+    ):
+        method.model.zero_grad()
+        for micro in one_step.micro_batches():
+            micro.seed("model")
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = part(micro).loss
+            assert loss.isfinite()
+            loss.backward()
+        found.append({n: p.grad.clone() for n, p in method.model.named_parameters()})
+    plain, zero, one = found
+    assert set(seen) == {(torch.float32, torch.float32)}
+    assert all(torch.equal(zero[name], value) for name, value in plain.items())
+    assert any(not torch.equal(one[name], value) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("loss_norm", ["utterance", "token"])
+def test_micro_batches_change_nothing(make_method, one_step, speech, loss_norm):
+    """However a step is cut, for memory or over processes, its gradient is the same."""
+    method = make_method(loss_norm)
+    method.train(False)
+    found = []
+    halves = speech.split()
+    for cut in ([speech], halves, [halves[0], *halves[1].split()]):
+        micro = [MicroBatch(batch, one_step.step.totals, None) for batch in cut]
+        found.append({n: g.clone() for n, g in gradients(method, micro, 0.5).items()})
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_batch_with_an_empty_transcript(make_method, make_store, write_text, fake_teacher, make_batch):
+    """Its <eos> alone has a target."""
+    rows = {"utt0": "", "utt1": "ace"}
+    path = write_text("empty/text", rows)
+    method = make_method()
+    method.targets = Targets(make_store([path], fake_teacher, folder="empty_targets"), [path], 9)
+    loss = method.transfer_part(MicroBatch(make_batch(rows), Totals(2, 5, 0), [1, 2]), 0.5)
+    loss.loss.backward()
+    assert loss.loss.isfinite() and loss.figures["lm_distance"][1] == 5
+
+
+def test_the_head_is_trained_with_an_updater_of_its_own(make_method, one_step):
+    method = make_method(weight=1.0)
+    before = [p.detach().clone() for p in method.head.parameters()]
+    one_step.run(method, 1)
+    assert all(not torch.equal(p, old) for p, old in zip(method.head.parameters(), before, strict=True))
+
+
+def test_a_cosine_says_nothing_about_variance(make_method, one_step):
+    for kind, there in (("cosine", False), ("l1", True)):
+        figures = make_method(distance=kind).validate(one_step.micro_batches()[0])
+        assert ("lm_r2" in figures) == there and "lm_distance" in figures and "lm_weight" not in figures
+
+
+def test_heads():
+    """`linear` is a linear map, `mlp` has one hidden layer halfway between both sizes, with a ReLU."""
+    linear, mlp = EmbeddingHead(6, 2), EmbeddingHead(6, 2, "mlp")
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(linear(x), x @ linear[0].weight.T + linear[0].bias)
+    assert [tuple(p.shape) for p in mlp.parameters()] == [(4, 6), (4,), (2, 4), (2,)]
+    torch.testing.assert_close(mlp(x), mlp[2]((x @ mlp[0].weight.T + mlp[0].bias).clamp_min(0)))
+
+
 @pytest.mark.parametrize("kind", ["mse", "l1", "cosine"])
 @pytest.mark.parametrize("loss_norm", ["utterance", "token"])
 def test_value(make_method, one_step, kind, loss_norm):
@@ -152,6 +228,12 @@ def test_schedule(make_method, one_step):
     assert weights[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
     assert weights[5:15] == [0.4] * 10 and weights[15:] == [0.0] * 5
     assert TransferOptions(weight=0.4).weight_at(0, 20) == 0.4
+    # 1.0 is never: passes over the data may have a few more steps than the first.
+    assert TransferOptions(weight=0.4).weight_at(25, 20) == 0.4
+    assert TransferOptions(weight=0.4, stop=0.0).weight_at(0, 20) == 0.0
+    # By the step of the training, not of the epoch.
+    turn = make_method(weight=0.4, warmup=3).turns(Position(epoch=2, step_in_epoch=0, step=2))[0]
+    assert turn.parts[0].loss.keywords["weight"] == pytest.approx(0.3)
     figures = one_step.run(make_method(weight=0.4, warmup=3), 4)
     assert [f["lm_weight"][0] / f["lm_weight"][1] for f in figures] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 

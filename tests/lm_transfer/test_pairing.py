@@ -81,6 +81,18 @@ def test_static_targets_know_only_the_token(make_store, transcripts, fake_teache
         torch.testing.assert_close(found.values[own], mean.expand(int(own.sum()), -1), rtol=1e-5, atol=1e-6)
 
 
+def test_static_targets_are_standardised_as_the_others(make_store, transcripts, fake_teacher, speech):
+    store = make_store([transcripts], fake_teacher)
+    static, contextual = (
+        make(store, [transcripts], kind=kind, standardise=True).batch(speech)
+        for kind in ("static", "contextual")
+    )
+    places = (speech.tensors["text"] == 3).nonzero().tolist()  # "a", in three transcripts
+    rows = torch.stack([contextual.values[row, u] for row, u in places])
+    for row, u in places:
+        torch.testing.assert_close(static.values[row, u], rows.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_random_targets_are_fixed_vectors_of_the_tokens(make_store, transcripts, fake_teacher, speech):
     """K9's targets: the same for a token everywhere and in every training, different for each token."""
     store = make_store([transcripts], fake_teacher)
@@ -118,3 +130,7 @@ def test_targets_that_are_missing_or_stale(make_store, write_text, transcripts, 
     with pytest.raises(UserError, match="'utt0' has 8 targets for 5 labels and <eos>: .* other tokens"):
         targets.check({"utt0": 5})
     make(store, [transcripts]).check({"utt0": 7, "utt1": 3})
+    make(store, [transcripts], shift=3).check({"utt0": 7, "utt1": 3})
+    for shift in (8, -8):
+        with pytest.raises(UserError, match=f"shift {shift}: no transcript has so many labels"):
+            make(store, [transcripts], shift=shift).check({"utt0": 7, "utt1": 3})
