@@ -37,12 +37,8 @@ def lower_case(text: str) -> tuple[str, list[int]]:
 
     A character may become two, so that positions do not stay where they were.
     """
-    lowered, source = [], []
-    for position, character in enumerate(text):
-        small = character.lower()
-        lowered.append(small)
-        source += [position] * len(small)
-    return "".join(lowered), source
+    source = [position for position, character in enumerate(text) for _ in character.lower()]
+    return text.lower(), source  # of the whole: a Greek sigma at a word's end has a small letter of its own
 
 
 def back_to_source(spans: Sequence[Span], source: Sequence[int]) -> list[Span]:

@@ -87,6 +87,12 @@ def test_lower_case_keeps_track_of_positions():
     assert back_to_source([(0, 0)], source) == [(0, 0)]
 
 
+def test_lower_case_of_a_greek_word_ends_in_its_own_sigma():
+    """What the LM reads is Python's small letters of the whole text, not of each character."""
+    text = "ΟΔΟΣ ΣΟΦΟΣ"
+    assert lower_case(text) == (text.lower(), list(range(10))) and lower_case(text)[0] == "οδος σοφος"
+
+
 def test_characters_as_tokens(tmp_path):
     (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\na\nb\n<sos/eos>\n")
     tokenizer = SpanTokenizer(tmp_path / "tokens.txt", "char")
