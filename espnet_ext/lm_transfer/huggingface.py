@@ -75,6 +75,10 @@ class HuggingFaceTeacher:
         self.prefix, self.suffix = self._specials()
         self.has_separator = bool(self.suffix)
         self.window = self._window()
+        if self.window is not None and self.window <= len(self.prefix) + len(self.suffix):
+            raise UserError(
+                f"--teacher {name}: reads {self.window} tokens at once, special ones counted: too few"
+            )
         self.cut = 0  # transcripts that did not fit the window
         combine_layers([torch.zeros(1)] * int(self.model.config.num_hidden_layers), layers)
         backend = self.tokenizer.backend_tokenizer.to_str()
@@ -167,14 +171,22 @@ def _load(name: str):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder = Path(name)
+    if not folder.exists() and name.startswith((".", "/")):
+        raise UserError(f"--teacher {name}: no such file or folder")
     if folder.exists() or name.startswith((".", "/")):
         for what, files in _NEEDED.items():
             if not any((folder / file).exists() for file in files):
                 raise UserError(f"--teacher {name}: no {what} in this folder (expected {' or '.join(files)})")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, about = AutoModel.from_pretrained(name, output_loading_info=True)
+        # Python code that lies beside a model is not run: without a word transformers asks the terminal.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model, about = AutoModel.from_pretrained(name, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # transformers raises anything from OSError to SafetensorError
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"--teacher {name}: is made of Python code that lies beside its weights, which is never run "
+                "here; give a model of a type that transformers itself knows"
+            ) from None
         raise UserError(
             f"--teacher {name}: transformers cannot load it "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); give a "

@@ -95,19 +95,22 @@ class MaskedLMTeacher:
         layers: str = "last",
         device: str | torch.device = "cpu",
     ):
-        about = yaml.safe_load("\n".join(line for _, line in read_lines(folder / OPTIONS_FILE)))
-        if about["tokens"] != tokens_digest(tokenizer.tokens):
+        tokens, shape = _about(folder / OPTIONS_FILE)
+        if tokens != tokens_digest(tokenizer.tokens):
             raise UserError(
                 f"{folder}: this LM was trained with another token list than the recogniser's; train it "
                 "again (stage 6), or give a HuggingFace LM, whose tokens may differ"
             )
         self.tokenizer, self.layers, self.device = tokenizer, layers, torch.device(device)
-        self.model = MaskedLM(len(tokenizer), **about["model"])
+        self.model = MaskedLM(len(tokenizer), **shape)
         state = load_state(folder / WEIGHTS_FILE)
         try:
             self.model.load_state_dict(state)
         except RuntimeError as error:
-            raise UserError(f"{folder / WEIGHTS_FILE}: does not fit {OPTIONS_FILE}: {error}") from None
+            raise UserError(
+                f"{folder / WEIGHTS_FILE}: does not fit {OPTIONS_FILE} beside it; train it again (stage 6): "
+                f"{error}"
+            ) from None
         self.model.to(self.device).eval().requires_grad_(False)
         self.size = self.model.size
         combine_layers([torch.zeros(1)] * len(self.model.blocks), layers)
@@ -124,6 +127,24 @@ class MaskedLMTeacher:
         states = self.model.states(ids.to(self.device), lengths.to(self.device))
         found = combine_layers(states, self.layers).cpu().numpy()
         return [state[1 : len(each) + 2] for state, each in zip(found, sequences, strict=True)]
+
+
+def _about(path: Path) -> tuple[str, dict]:
+    """Digest of the tokens, and the model's options.
+
+    Raises:
+        UserError: it is not what `write_lm` writes.
+    """
+    try:
+        about = yaml.safe_load("\n".join(line for _, line in read_lines(path)))
+        shape = {name: about["model"][name] for name in ("size", "heads", "blocks", "dropout_rate")}
+        if not all(isinstance(value, (int, float)) for value in shape.values()):
+            raise ValueError("options of a model are numbers")
+        return about["tokens"], shape
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: is not what lm_train writes; train the language model again (stage 6)"
+        ) from None
 
 
 def _positions(length: int, size: int) -> torch.Tensor:

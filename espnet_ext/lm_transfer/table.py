@@ -37,8 +37,10 @@ class TableTeacher:
 
     def __init__(self, path: Path, tokenizer: SpanTokenizer):
         self.path, self.tokenizer = path, tokenizer
-        self._rows, self._vectors = _read(path)
-        self.size = self._vectors.shape[1]
+        self._rows, vectors = _read(path)
+        self.size = vectors.shape[1]
+        unknown = np.full((1, self.size), np.nan, dtype=np.float32)
+        self._vectors = np.concatenate([vectors, unknown])  # row -1 is the last
         plain = tokenizer.tokens[2:-1]  # without <blank>, <unk>, <sos/eos>
         self.by_token = sum(token in self._rows for token in plain) > len(plain) / 2
         self.identity = {
@@ -58,18 +60,21 @@ class TableTeacher:
     def embed(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Teacher.embed`."""
         end = next((self._rows[name] for name in _END if name in self._rows), -1)
-        unknown = np.full((1, self.size), np.nan, dtype=np.float32)
-        vectors = np.concatenate([self._vectors, unknown])  # row -1 is the last
-        return [vectors[[*ids, end]] for ids in sequences]
+        return [self._vectors[[*ids, end]] for ids in sequences]
 
 
 def _read(path: Path) -> tuple[dict[str, int], np.ndarray]:
     rows: dict[str, int] = {}
     vectors: list[np.ndarray] = []
+    announced: list[int] = []  # words and size, by the first line
+    lines = 0
     for number, line in read_lines(path):
-        fields = line.split()
-        if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
+        # No other white space: real tables have words with a no-break space.
+        fields = re.split("[ \t]+", line.strip(" \t"))
+        if number == 1 and len(fields) == 2 and all(field.isdecimal() for field in fields):
+            announced = [int(field) for field in fields]
             continue
+        lines += 1
         try:
             vector = np.array([float(field) for field in fields[1:]], dtype=np.float32)
         except ValueError:
@@ -82,4 +87,9 @@ def _read(path: Path) -> tuple[dict[str, int], np.ndarray]:
             vectors.append(vector)
     if not vectors:
         raise UserError(f"{path}: holds no vectors")
+    if announced and announced != [lines, len(vectors[0])]:
+        raise UserError(
+            f"{path}: its first line announces {announced[0]} words of {announced[1]} numbers, and there are "
+            f"{lines} of {len(vectors[0])}; was it cut short? (Without such a line it is taken as it is.)"
+        )
     return rows, np.stack(vectors)

@@ -102,6 +102,7 @@ def load_teacher(
     """
     layer_choice(layers)
     path = Path(place)
+    # What is neither a file nor a folder nor the package is a name on the hub.
     if path.is_file():
         from espnet_ext.lm_transfer.table import TableTeacher
 
@@ -113,3 +114,26 @@ def load_teacher(
     from espnet_ext.lm_transfer.huggingface import HuggingFaceTeacher, minilm_folder
 
     return HuggingFaceTeacher(minilm_folder() if place == "minilm" else place, layers, case, device)
+
+
+def look(
+    place: str, tokenizer: SpanTokenizer, layers: str = "last", case: str = "lower", blocks: int | None = None
+) -> str:
+    """Say what teacher a place holds, without computing anything.
+
+    Args:
+        place, tokenizer, layers, case: as `load_teacher`.
+        blocks: of the small masked LM that is still to be trained there; None: the teacher must be there,
+            or be a name on the hub, where nothing is looked for.
+
+    Raises:
+        UserError: as `load_teacher`.
+    """
+    layer_choice(layers)
+    if blocks is not None:
+        combine_layers([torch.zeros(1)] * blocks, layers)
+        return f"{place}: a masked language model of {blocks} layers, which stage 6 trains"
+    if not Path(place).exists() and place != "minilm" and not place.startswith((".", "/")):
+        return f"{place}: no file or folder: stage 7 looks for a model of this name on the HuggingFace hub"
+    teacher = load_teacher(place, tokenizer, layers, case)
+    return f"{place}: {teacher.identity['kind']}, embeddings of {teacher.size} numbers"

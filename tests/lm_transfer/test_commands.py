@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ from espnet_ext.asr.transducer_task import TransducerTask
 from espnet_ext.bin import lm_targets, lm_train
 from espnet_ext.bin.asr_train import task_of
 from espnet_ext.errors import UserError
+from espnet_ext.lm_transfer.options import parse_conf
+from espnet_ext.lm_transfer.store import TargetStore, TargetWriter
+from espnet_ext.lm_transfer.task import LMTransferTask, LMTransferTransducerTask
 from espnet_ext.registry import load_task
 
 
@@ -204,6 +210,7 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_end(toy_training, dum
         (["--lm_targets=T", "--lm_transfer_conf", "distance=l3"], "distance l3: expected mse, l1, cosine"),
         (["--lm_targets=T", "--lm_transfer_conf", "weight=-1"], "weight -1: expected 0 or more"),
         (["--lm_targets=T", "--lm_transfer_conf", "weight=a"], "weight 'a': expected a number"),
+        (["--lm_targets=T", "--lm_transfer_conf", "shift=99"], "shift 99: no transcript has so many labels"),
     ],
 )
 def test_wrong_options(toy_training, dump, bert_folder, tmp_path, kind, options, message):
@@ -213,6 +220,134 @@ def test_wrong_options(toy_training, dump, bert_folder, tmp_path, kind, options,
     with pytest.raises(UserError, match=message):
         transfer(toy_training(kind, "exp", *options))
     assert not list(tmp_path.glob("exp/*epoch.pth"))
+
+
+@pytest.mark.parametrize(
+    "conf, message",
+    [
+        ({"weight": float("nan")}, "weight nan: expected 0 or more"),
+        ({"weight": float("inf")}, "weight inf: expected 0 or more, and finite"),
+        ({"weight": True}, "weight True: expected a number"),
+        ({"weight": "1e-3"}, "weight '1e-3': expected a number, as 0.001"),
+        ({"shift": 1.5}, "shift 1.5: expected a whole number"),
+        ({"warmup": -1}, "warmup -1: expected 0 or more"),
+        ({"stop": 2}, "stop 2: expected a part of the training, from 0 to 1"),
+        ({"standardise": 1}, "standardise 1: expected true or false"),
+        ({"targets": "foo"}, "targets foo: expected contextual, static, random"),
+        ({"head": ["linear"]}, "head .'linear'.: expected linear, mlp"),
+        ({"form": "lattice"}, "form lattice: expected surrogate, exact, best_path, predictor"),
+        ({"floor": 1.0}, "floor 1.0: expected a number from 0 to below 1"),
+        ({"wait": 1}, "unknown wait; there are weight"),
+        (None, "expected options as `name: value`, got None"),
+    ],
+)
+def test_nonsense_in_the_configuration(conf, message):
+    with pytest.raises(UserError, match=f"lm_transfer_conf: {message}"):
+        parse_conf(conf)
+
+
+@pytest.mark.parametrize("option", ["form=exact", "floor=0.1"])
+def test_options_of_lattices_mean_nothing_to_an_attention_decoder(toy_training, option):
+    """Told from the options alone: by `run.sh`, before stage 1."""
+    with pytest.raises(UserError, match="of transducers alone, and this model has an attention decoder"):
+        LMTransferTask.check_early(toy_training("attention", "exp", "--lm_transfer_conf", option))
+    LMTransferTransducerTask.check_early(toy_training("transducer", "exp", "--lm_transfer_conf", option))
+    for kind, task in (("attention", LMTransferTask), ("transducer", LMTransferTransducerTask)):
+        with pytest.raises(UserError, match="unknown wait"):
+            task.check_early(toy_training(kind, "exp", "--lm_transfer_conf", "wait=1"))
+
+
+def test_embeddings_of_something_else(toy_training, tmp_path):
+    """Distillation's stores have settings of the same form."""
+    TargetWriter(tmp_path / "speech", {"size": 3, "storage": "fp16"}).close()
+    with pytest.raises(UserError, match="speech: holds no embeddings of a language model"):
+        transfer(toy_training("attention", "exp", f"--lm_targets={tmp_path / 'speech'}"))
+
+
+@pytest.mark.parametrize("kind", ["attention", "transducer"])
+def test_weight_zero_by_the_command_is_the_control(toy_training, dump, bert_folder, tmp_path, kind):
+    """K1 of the whole training: data, schedules, best epochs, and what is written."""
+    dump(bert_folder)
+    targets = f"--lm_targets={tmp_path / 'targets'}"
+    assert transfer(toy_training(kind, "exp", targets, "--lm_transfer_conf", "weight=0.0")) == 0
+    control = ASRTask if kind == "attention" else TransducerTask
+    assert control.main(cmd=toy_training(kind, "control")) == 0
+    for epoch in (1, 2):
+        ours, theirs = (torch.load(tmp_path / n / f"{epoch}epoch.pth") for n in ("exp", "control"))
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    ours, theirs = figures(tmp_path / "exp"), figures(tmp_path / "control")
+    for one, other in zip(ours, theirs, strict=True):
+        # Rates and norms are named by updater where there are two.
+        same = {n: v for n, v in other.items() if n not in ("seconds", "lr", "train_grad_norm")}
+        assert {n: one[n] for n in same} == same and one["lr_model"] == other["lr"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["attention", "transducer"])
+def test_two_processes(toy_training, dump, bert_folder, tmp_path, repo_root, kind):
+    """2 processes × 1 micro-batch equal 1 × 2 but for the order of sums; both have a part in the figures."""
+    dump(bert_folder)
+    task = {"attention": "LMTransferTask", "transducer": "LMTransferTransducerTask"}[kind]
+    options = [f"--lm_targets={tmp_path / 'targets'}", "--frames_per_micro_batch", "150", "--resume", "true"]
+    options += ["--optim", "sgd", "--optim_conf", "lr=0.02", "--lm_transfer_conf", "weight=1.0"]
+    for processes in (1, 2):
+        plan = {
+            "task": f"espnet_ext.lm_transfer.task:{task}",
+            "processes": processes,
+            "harms": [],
+            "path": [],
+        }
+        plan["cmd"] = toy_training(kind, f"exp{processes}", *options)
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        command = [sys.executable, repo_root / "tests/train/survive.py", tmp_path / "plan.json"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, env=environment)
+        assert json.loads(done.stdout.splitlines()[-1])["statuses"] == [[0] * processes]
+    one, two = (torch.load(tmp_path / f"exp{n}" / "checkpoint.pth")["modules"] for n in (1, 2))
+    for module in ("model", "head"):
+        for name, value in one[module].items():
+            torch.testing.assert_close(two[module][name], value, rtol=1e-3, atol=1e-5, msg=f"{module}.{name}")
+    for first, second in zip(figures(tmp_path / "exp1"), figures(tmp_path / "exp2"), strict=True):
+        for name in ("train_lm_distance", "train_lm_r2", "valid_lm_distance", "train_lm_weight"):
+            assert first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-5), name
+
+
+def test_options_of_the_dump_reach_the_language_model(toy_training, dump, bert_folder, tmp_path):
+    """Layers and case are part of what the targets are."""
+    found = set()
+    for options in ([], ["--layers=mean:2"], ["--case=keep"]):
+        assert dump(bert_folder, *options) == 0
+        teacher = TargetStore(tmp_path / "targets").settings["teacher"]
+        found.add((teacher["layers"], teacher["case"]))
+    assert found == {("last", "lower"), ("mean:2", "lower"), ("last", "keep")}
+
+
+def test_dump_refuses_what_it_cannot_do(toy_training, dump, bert_folder, tmp_path, capsys):
+    for option, message in (
+        ("--batch_size=0", "--batch_size 0: expected 1 or more"),
+        ("--ngpu=1", "no GPU is"),
+    ):
+        if option != "--ngpu=1" or not torch.cuda.is_available():
+            assert dump(bert_folder, option) == 1
+            assert message in capsys.readouterr().err
+    assert not (tmp_path / "targets").exists()
+    assert dump(bert_folder, "--ngpu=1", "--dry_run") == 0  # on a machine that only submits
+    assert "nothing is written" in capsys.readouterr().out and not (tmp_path / "targets").exists()
+    with pytest.raises(SystemExit):
+        lm_targets.main(["--teacher=x", "--token_list=y"])
+
+
+def test_a_look_at_the_language_model_needs_no_transcripts(toy_training, bert_folder, tmp_path, capsys):
+    """Stage 5, with a model that is there or with the configuration of one that stage 6 will train."""
+    toy_training("attention", "exp")
+    words = ["--check", f"--token_list={tmp_path / 'tokens.txt'}", "--token_type=char"]
+    assert lm_targets.main([f"--teacher={bert_folder}", *words]) == 0
+    assert "embeddings of 8 numbers" in capsys.readouterr().out
+    (tmp_path / "lm.yaml").write_text("blocks: 2\nsize: 16\n")
+    words += ["--teacher=exp/lm", f"--lm_config={tmp_path / 'lm.yaml'}"]
+    assert lm_targets.main([*words, "--layers=mean:2"]) == 0
+    assert lm_targets.main([*words, "--layers=mean:3"]) == 1
+    assert "--layers mean:3: the LM has only 2 layers" in capsys.readouterr().err
 
 
 def test_stale_targets(toy_training, dump, bert_folder, tmp_path):

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from espnet_ext.errors import UserError
 from espnet_ext.lm_transfer.dump import token_embeddings
-from espnet_ext.lm_transfer.masked_lm import MaskedLM
-from espnet_ext.lm_transfer.teachers import combine_layers, load_teacher
+from espnet_ext.lm_transfer.masked_lm import MaskedLM, tokens_digest
+from espnet_ext.lm_transfer.teachers import combine_layers, load_teacher, look
 
 
 def embed(teacher, text):
@@ -74,7 +75,9 @@ def test_subwords_and_tokens_meet(bert_folder, tokenizer):
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("text", ["it's 42", "学a ☃", "ÀB'é"])
+@pytest.mark.parametrize(
+    "text", ["it's 42", "学a ☃", "ÀB'é", "привет 学校", "a\u00a0b", "👩\u200d🚀 abc", "ab1234567890", "ΟΔΟΣ"]
+)
 def test_text_that_the_lm_does_not_know(bert_folder, tokenizer, text):
     """Unknown characters have the embedding of the LM's unknown token: every character has one, and
     nothing shifts.
@@ -85,6 +88,22 @@ def test_text_that_the_lm_does_not_know(bert_folder, tokenizer, text):
     assert covered == {i for i, character in enumerate(text) if not character.isspace()}
     found = token_embeddings(text, tokenizer, subwords, embed(teacher, text))
     assert found.shape == (len(text) + 1, 8) and not np.isnan(found).any()
+
+
+@pytest.mark.parametrize("folder", ["bert_folder", "gpt_folder"])
+@pytest.mark.parametrize("text", ["", " ", "e\u0301a", "\u200b", "👩\u200d🚀", "İİ b", "a" * 40])
+def test_no_text_shifts_what_belongs_to_what(request, tokenizer, folder, text):
+    """Empty, of spaces, of combining or invisible characters, longer than the window: one row a token, and
+    <eos>.
+    """
+    teacher = load_teacher(str(request.getfixturevalue(folder)), tokenizer)
+    subwords = teacher.split(text)
+    assert all(0 <= a <= b <= len(text) for a, b in subwords.spans)
+    found = token_embeddings(text, tokenizer, subwords, embed(teacher, text))
+    assert found.shape == (len(text) + 1, 8) and not np.isnan(found[-1]).any()
+    for row, (a, b) in zip(found, tokenizer.spans(text), strict=False):
+        announces = text[a:b].isspace()  # the next word
+        assert announces or np.isnan(row).any() or any(c < b and a < d for c, d in subwords.spans)
 
 
 def test_longer_than_the_window(bert_folder, tokenizer):
@@ -117,6 +136,23 @@ def test_causal_lm(gpt_folder, tokenizer):
     np.testing.assert_allclose(found[0], states[:3].mean(0), atol=1e-6)
 
 
+def test_identity_tells_tokenizers_and_windows_apart(bert_folder, tokenizer):
+    """The same weights with other sub-words, other special tokens or a shorter window: other targets."""
+    from transformers import AutoTokenizer
+
+    def identity(**changes) -> str:
+        changed = AutoTokenizer.from_pretrained(bert_folder, **changes)
+        changed.save_pretrained(bert_folder)
+        return json.dumps(load_teacher(str(bert_folder), tokenizer).identity)
+
+    found = [identity(), identity(model_max_length=8)]
+    raw = json.loads((bert_folder / "tokenizer.json").read_text())
+    for part in ("normalizer", "post_processor"):
+        (bert_folder / "tokenizer.json").write_text(json.dumps(raw | {part: None}))
+        found.append(json.dumps(load_teacher(str(bert_folder), tokenizer).identity))
+    assert len(set(found)) == 4
+
+
 def test_identity_tells_teachers_apart(bert_folder, gpt_folder, tokenizer):
     identities = [
         load_teacher(str(folder), tokenizer, layers, case).identity
@@ -141,12 +177,141 @@ def test_identity_tells_teachers_apart(bert_folder, gpt_folder, tokenizer):
         (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "no tokenizer in this folder"),
         (lambda f: (f / "config.json").unlink(), "no configuration in this folder"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "transformers cannot load it"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
+            "transformers cannot load it",
+        ),
+        (lambda f: (f / "config.json").write_text("{"), "transformers cannot load it"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "transformers cannot load it"),
     ],
 )
 def test_folders_that_lack_something(bert_folder, tokenizer, spoil, message):
     spoil(bert_folder)
     with pytest.raises(UserError, match=message):
         load_teacher(str(bert_folder), tokenizer)
+
+
+class _Harmful:
+    """Pickled, it leaves a file behind where it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_pickled_weights_run_no_code(bert_folder, tokenizer, tmp_path):
+    """The older format holds tensors, and is read as that; with anything else in it, it is refused."""
+    from safetensors.torch import load_file
+
+    expected = embed(load_teacher(str(bert_folder), tokenizer), "BAD CAB")
+    state = load_file(bert_folder / "model.safetensors")
+    (bert_folder / "model.safetensors").unlink()
+    torch.save(state, bert_folder / "pytorch_model.bin")
+    np.testing.assert_allclose(
+        embed(load_teacher(str(bert_folder), tokenizer), "BAD CAB"), expected, atol=1e-6
+    )
+    torch.save(state | {"harm": _Harmful(tmp_path / "harmed")}, bert_folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="transformers cannot load it"):
+        load_teacher(str(bert_folder), tokenizer)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_code_beside_the_weights_is_not_run(bert_folder, tokenizer, tmp_path, monkeypatch):
+    """Without a word transformers would ask the terminal, and run it if the answer is y."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    config = json.loads((bert_folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.OwnModel"}}
+    (bert_folder / "config.json").write_text(json.dumps(config))
+    (bert_folder / "own.py").write_text(f"open({str(tmp_path / 'harmed')!r}, 'w')\n")
+    with pytest.raises(UserError, match="Python code that lies beside its weights, which is never run here"):
+        load_teacher(str(bert_folder), tokenizer)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_places_that_hold_nothing(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="nothing: no such file or folder"):
+        load_teacher(str(tmp_path / "nothing"), tokenizer)
+
+
+def test_a_window_without_room(bert_folder, tokenizer):
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(bert_folder, model_max_length=2).save_pretrained(bert_folder)
+    with pytest.raises(UserError, match="reads 2 tokens at once, special ones counted: too few"):
+        load_teacher(str(bert_folder), tokenizer)
+
+
+@pytest.fixture
+def masked_folder(tmp_path, tokenizer):
+    """What `lm_train` writes, with random parameters, which dropout would change."""
+    torch.manual_seed(0)
+    shape = {"size": 16, "heads": 2, "blocks": 3, "dropout_rate": 0.5}
+    folder = tmp_path / "masked"
+    folder.mkdir()
+    torch.save(MaskedLM(len(tokenizer), **shape).state_dict(), folder / "lm.pth")
+    about = {"model": shape, "tokens": tokens_digest(tokenizer.tokens), "epochs": [1]}
+    (folder / "lm.yaml").write_text(yaml.safe_dump(about))
+    return folder
+
+
+def test_masked_lm_gives_each_token_its_own_state(masked_folder, tokenizer):
+    """Evaluation mode; the state of a token, not of its neighbour; <eos> has that of the end; layers."""
+    teacher = load_teacher(str(masked_folder), tokenizer)
+    assert not teacher.model.training and not any(p.requires_grad for p in teacher.model.parameters())
+    ids = tokenizer.encode("bad c")
+    found = teacher.embed([tokenizer.encode("a"), ids])
+    np.testing.assert_array_equal(found[1], teacher.embed([tokenizer.encode("a"), ids])[1])
+    with torch.no_grad():
+        states = teacher.model.states(torch.tensor([[8, *ids, 8]]), torch.tensor([len(ids) + 2]))
+    np.testing.assert_allclose(found[1], states[-1][0, 1:], atol=1e-5)
+    other = load_teacher(str(masked_folder), tokenizer, "mean:2")
+    assert other.identity != teacher.identity
+    np.testing.assert_allclose(other.embed([ids])[0], (states[-1] + states[-2])[0, 1:] / 2, atol=1e-5)
+    found = token_embeddings("bad c", tokenizer, teacher.split("bad c"), found[1])
+    np.testing.assert_allclose(found, states[-1][0, 1:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: (f / "lm.pth").unlink(), "lm.pth: no such model file"),
+        (lambda f: (f / "lm.pth").write_bytes(b"x" * 50), "lm.pth: cannot be read as a file of tensors"),
+        (lambda f: torch.save({"a": torch.ones(1)}, f / "lm.pth"), "lm.pth: does not fit lm.yaml"),
+        (lambda f: (f / "lm.yaml").write_text("a: [\n"), "lm.yaml: is not what lm_train writes"),
+        (lambda f: (f / "lm.yaml").write_text("model: 3\n"), "lm.yaml: is not what lm_train writes"),
+        (lambda f: (f / "lm.yaml").write_text(""), "lm.yaml: is not what lm_train writes"),
+    ],
+)
+def test_damaged_masked_lm(masked_folder, tokenizer, spoil, message):
+    spoil(masked_folder)
+    with pytest.raises(UserError, match=message):
+        load_teacher(str(masked_folder), tokenizer)
+
+
+def test_layers_that_a_masked_lm_lacks(masked_folder, tokenizer):
+    with pytest.raises(UserError, match="--layers mean:4: the LM has only 3 layers"):
+        load_teacher(str(masked_folder), tokenizer, "mean:4")
+
+
+def test_a_look_before_anything_is_computed(bert_folder, masked_folder, tokenizer, tmp_path):
+    """Stage 5: what is there must fit, what stage 6 trains is known by its configuration, names of a hub are
+    left alone.
+    """
+    assert "huggingface, embeddings of 8 numbers" in look(str(bert_folder), tokenizer)
+    assert "masked_lm, embeddings of 16 numbers" in look(str(masked_folder), tokenizer)
+    assert "stage 7 looks for a model of this name on the HuggingFace hub" in look("someone/bert", tokenizer)
+    (masked_folder / "lm.pth").unlink()  # of an earlier run, and about to be trained again
+    assert "of 2 layers, which stage 6 trains" in look(str(masked_folder), tokenizer, "mean:2", blocks=2)
+    for place, layers, blocks, message in (
+        ("someone/bert", "first", None, "--layers first: expected last"),
+        (str(masked_folder), "mean:3", 2, "--layers mean:3: the LM has only 2 layers"),
+        (str(bert_folder), "mean:9", None, "--layers mean:9: the LM has only 3 layers"),
+        (str(tmp_path / "nothing"), "last", None, "no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            look(place, tokenizer, layers, blocks=blocks)
 
 
 def test_weights_of_another_model(bert_folder, tokenizer):
@@ -226,6 +391,13 @@ def test_table_by_token(tmp_path, tokenizer):
     np.testing.assert_array_equal(found, [[1], [0], [2], [6]])
 
 
+def test_words_of_real_tables(tmp_path, tokenizer):
+    """A word twice (the first counts, and both are in the header's number), a no-break space in another."""
+    (tmp_path / "words").write_text("3 1\na 1\nb\u00a0c 2\na 3 \n", encoding="utf-8")
+    teacher = load_teacher(str(tmp_path / "words"), tokenizer)
+    assert embed(teacher, "a")[0] == [1] and teacher._rows["b\u00a0c"] == 1
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -233,6 +405,12 @@ def test_table_by_token(tmp_path, tokenizer):
         ("a x\n", ":1: expected a word and numbers"),
         ("a 1 nan\n", ":1: expected a word and numbers"),
         ("", "holds no vectors"),
+        ("2 2\n", "holds no vectors"),
+        ("3 2\na 1 2\nb 3 4\n", "announces 3 words of 2 numbers, and there are 2 of 2; was it cut short"),
+        ("2 3\na 1 2\nb 3 4\n", "announces 2 words of 3 numbers, and there are 2 of 2"),
+        ("a 1 2\nb 1 1e39\n", ":2: expected a word and 2 numbers"),
+        ("a 1 2\n\nb 1 2\n", ":2: expected a word and 2 numbers"),
+        ("² ²\n", ":1: expected a word and numbers"),
     ],
 )
 def test_broken_table(tmp_path, tokenizer, content, message):

@@ -8,6 +8,8 @@ def test_transducer_with_the_recipes_own_language_model(recipe, real_template):
     for expected in (
         "--out_dir exp/stats/raw_unigram200_transducer/train ",
         "--output_dir exp/pretrain_transducer_seed1 ",
+        "lm_targets --check --teacher exp/masked_lm_unigram200 --layers last --case lower ",
+        "conf/train_masked_lm.yaml\n",
         "run_local --gpu 1 exp/masked_lm_unigram200/train.log python -m espnet_ext.bin.lm_train ",
         "lm_targets --teacher exp/masked_lm_unigram200 --layers last --case lower ",
         "--text dump/raw/train/text --other_text dump/raw/dev/text --ngpu 1 --dry_run\n",
@@ -22,8 +24,9 @@ def test_transducer_with_the_recipes_own_language_model(recipe, real_template):
 
 def test_other_teachers_need_no_training(recipe, real_template):
     recipe.template = real_template
-    words = ["--method", "lm_transfer", "--stage", "pretrain", "--stop_stage", "finetune", "--dry_run"]
+    words = ["--method", "lm_transfer", "--stage", "stats", "--stop_stage", "finetune", "--dry_run"]
     output = recipe(*words, "--lm_teacher", "minilm", "--lm_layers", "mean:4")
+    assert "lm_targets --check --teacher minilm --layers mean:4 " in output and "--lm_config" not in output
     assert "lm_train" not in output and "--teacher minilm --layers mean:4 " in output
     assert "--lm_targets exp/lm_targets_minilm_unigram200" in output
     output = recipe(*words, "--lm_teacher", "/models/bert", "--lm_teacher_tag", "bert")
