@@ -6,6 +6,8 @@ is written last: without it a store is not complete.
 
 import json
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +45,18 @@ def read_summary(folder: Path) -> dict[str, np.ndarray]:
     """Figures over all that is stored.
 
     Raises:
-        UserError: the dump has not finished.
+        UserError: the dump has not finished, or the file is damaged.
     """
     path = folder / SUMMARY_FILE
     if not path.exists():
         raise UserError(
             f"{folder}: is not complete (no {SUMMARY_FILE}); run stage 7 (targets), it goes on where it was"
         )
-    with np.load(path, allow_pickle=False) as found:
-        return dict(found)
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return dict(found)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path}: is damaged; remove it and run stage 7 (targets) again") from None
 
 
 def check_disk(folder: Path, size: float, advice: str) -> None:

@@ -11,6 +11,7 @@ text has another key, and a dump that was interrupted goes on behind the last li
 Legend: U tokens with <eos>, V tokens of the recogniser, E size of an embedding.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ import numpy as np
 
 from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, read_settings, read_summary
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_path, atomic_write_text, read_lines
+from espnet_ext.files import atomic_path, atomic_write_text
 
 DATA_FILE, INDEX_FILE = "targets.f16", "index.txt"
 
@@ -121,8 +122,14 @@ class TargetWriter(TargetStore):
 
     def __init__(self, folder: str | Path, settings: Mapping):
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(folder / ".lock", "w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(folder / ".lock", "w")
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written: {error.strerror} ({error.filename}); give another folder "
+                "(--out_dir; of a recipe --expdir)"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -143,9 +150,20 @@ class TargetWriter(TargetStore):
     def add(self, texts: Sequence[str], embeddings: Sequence[np.ndarray]) -> None:
         """Write the embeddings (U, E) of some transcripts; they are on the disk when this returns.
 
+        The summary goes first: it is of what there was before.
+
         Raises:
             UserError: a number that fp16 cannot hold.
+            OSError: a full disk; what is half written is cut off by the next writer.
         """
+        (self.folder / SUMMARY_FILE).unlink(missing_ok=True)
+        try:
+            self._add(texts, embeddings)
+        except OSError as error:  # a write that fails does not know the name of its file
+            error.filename = error.filename or str(self.folder / DATA_FILE)
+            raise
+
+    def _add(self, texts: Sequence[str], embeddings: Sequence[np.ndarray]) -> None:
         for text, embedding in zip(texts, embeddings, strict=True):
             with np.errstate(over="ignore"):
                 small = embedding.astype(np.float16)
@@ -199,7 +217,8 @@ class TargetWriter(TargetStore):
     def close(self) -> None:
         """Let other processes write."""
         for handle in (self._data, self._lines, self._lock):
-            handle.close()
+            with contextlib.suppress(OSError):  # what a full disk has refused, it refuses again
+                handle.close()
 
 
 def _holds_others(folder: Path, settings: Mapping) -> bool:
@@ -232,13 +251,15 @@ def _repair(folder: Path, size: int) -> None:
 def _read_index(path: Path) -> dict[str, tuple[int, int]]:
     index = {}
     if path.exists():
-        for number, line in read_lines(path):
+        # What follows the last newline is being written just now, or was when the power went.
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                key, first, rows = line.split()
+                key, first, rows = line.decode("ascii").split()
                 index[key] = int(first), int(rows)
             except ValueError:
+                shown = line[:60].decode("ascii", "replace")
                 raise UserError(
-                    f"{path}:{number}: expected `<key> <first row> <rows>`, found {line[:60]!r}; remove "
+                    f"{path}:{number}: expected `<key> <first row> <rows>`, found {shown!r}; remove "
                     f"{path.parent} and run stage 7 (targets) again"
                 ) from None
     return index

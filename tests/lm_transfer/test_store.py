@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 
 import numpy as np
 import pytest
@@ -162,6 +163,102 @@ def test_numbers_beyond_fp16(tmp_path):
         writer.add(["a"], [np.array([[70000.0], [1.0]], dtype=np.float32)])
 
 
+def test_a_full_disk_names_the_file_and_leaves_what_was_whole(
+    make_dump, write_text, tmp_path, fake_teacher, monkeypatch
+):
+    """A write that fails does not know its file's name; what is half written is no target, and the next run
+    goes on.
+    """
+    dump = make_dump([write_text("text", ROWS)], fake_teacher, batch_size=1)
+    add = TargetWriter.add
+    calls = iter(range(10))
+
+    def full(writer, *batch):
+        if next(calls) == 1:
+            os.write(writer._data.fileno(), b"\x01" * 7)  # a row and a bit
+            os.dup2(no_room, writer._data.fileno())
+        add(writer, *batch)
+
+    no_room = os.open("/dev/full", os.O_WRONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(TargetWriter, "add", full)
+        with pytest.raises(OSError, match="No space left") as raised:
+            dump.run()
+    os.close(no_room)
+    assert raised.value.filename == str(tmp_path / "targets" / "targets.f16")
+    store = TargetStore(tmp_path / "targets")
+    assert [text in store for text in sorted(ROWS.values(), key=len)] == [False, False, True]
+    computed(fake_teacher)
+    dump.run()
+    assert computed(fake_teacher) == 2 + 2
+    assert TargetStore(tmp_path / "targets").read("e").tolist()[0][2] == 1
+
+
+def test_a_folder_that_cannot_be_written(make_dump, write_text, tmp_path, fake_teacher):
+    dump = make_dump([write_text("text", ROWS)], fake_teacher)
+    (tmp_path / "file").write_text("")
+    dump.folder = tmp_path / "file" / "targets"
+    with pytest.raises(UserError, match="file/targets: cannot be written: .*give another folder"):
+        dump.run()
+
+
+def test_a_line_that_is_being_written_is_not_read(make_dump, write_text, tmp_path, fake_teacher):
+    """Another process's dump, or the end of one that was interrupted: what there is counts, and no more."""
+    dump = make_dump([write_text("text", ROWS)], fake_teacher)
+    dump.run()
+    with open(tmp_path / "targets" / "index.txt", "a") as handle:
+        handle.write("0123abc 14")
+    assert len(TargetStore(tmp_path / "targets").index) == 3
+    assert "0 to compute" in dump.cost()
+
+
+def test_a_summary_of_what_there_was_before_is_none(make_dump, write_text, tmp_path, fake_teacher):
+    """Interrupted behind its last row a second dump is not complete: the mean is of other transcripts."""
+    make_dump([write_text("text", ROWS)], fake_teacher).run()
+    dump = make_dump([write_text("text", ROWS | {"utt1": "aced"})], fake_teacher)
+    writer = TargetWriter(dump.folder, dump.settings)
+    writer.add(["aced"], dump.compute(["aced"]))
+    writer.close()
+    with pytest.raises(UserError, match="is not complete.*run stage 7"):
+        TargetStore(dump.folder).summary()
+
+
+def test_tokens_without_embedding_are_not_in_the_mean(make_dump, write_text, tmp_path, fake_teacher):
+    embed = fake_teacher.embed
+    fake_teacher.embed = lambda ids: [np.where(e[:, :1] == 1, np.nan, e) for e in embed(ids)]
+    make_dump([write_text("text", ROWS)], fake_teacher).run()
+    store = TargetStore(tmp_path / "targets")
+    rows = np.concatenate([store.read(text) for text in ROWS.values()]).astype(np.float64)
+    rows = rows[rows[:, 0] != 1]
+    rows = rows[~np.isnan(rows[:, 0])]
+    summary = store.summary()
+    assert summary["rows"] == len(rows) < 14
+    np.testing.assert_allclose(summary["mean"], rows.mean(0), rtol=1e-6)
+
+
+def test_the_recognisers_tokens_have_an_identity(tmp_path):
+    """Other tokens, another kind, or another SentencePiece model of the same tokens: other targets."""
+    (tmp_path / "one.model").write_bytes(b"1")
+    (tmp_path / "two.model").write_bytes(b"2")
+    found = [
+        tokenizer_identity(["a", "b"], "bpe", tmp_path / "one.model"),
+        tokenizer_identity(["a", "b"], "bpe", tmp_path / "two.model"),
+        tokenizer_identity(["b", "a"], "bpe", tmp_path / "one.model"),
+        tokenizer_identity(["a", "b"], "char", None),
+    ]
+    assert all(one != other for i, one in enumerate(found) for other in found[:i])
+    assert tokenizer_identity(["a", "b"], "unigram", tmp_path / "one.model") == found[0]
+
+
+def test_transcripts_longer_than_the_window_are_counted_once(make_dump, write_text, bert_folder, tokenizer):
+    """The estimate's sample reads some of them too."""
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    rows = {"utt0": "a b c d e " * 4 + "a", "utt1": "e d c b a " * 5 + "a", "utt2": "bad"}
+    assert "; 2 are longer than the LM's window" in make_dump([write_text("text", rows)], teacher).run()
+    rows = {"utt2": "bad", "utt3": "cab"}
+    assert "window" not in make_dump([write_text("text", rows)], teacher).run()
+
+
 def test_one_writer_at_a_time(tmp_path):
     folder = tmp_path / "targets"
     folder.mkdir()
@@ -187,6 +284,15 @@ def test_damaged_stores(make_dump, write_text, tmp_path, fake_teacher):
     with pytest.raises(UserError, match="index.txt:4: expected `<key> <first row> <rows>`"):
         TargetStore(folder)
     index.write_text(whole[1])
+    index.write_text(whole[1] + "abc -1 ü\n")
+    with pytest.raises(UserError, match="index.txt:4: expected `<key> <first row> <rows>`"):
+        TargetStore(folder)
+    index.write_text(whole[1])
+    summary = folder / "summary.npz"
+    for damaged in (b"", b"PK" + b"x" * 30, summary.read_bytes()[:200], summary.read_bytes()[:-30]):
+        summary.write_bytes(damaged)
+        with pytest.raises(UserError, match="summary.npz: is damaged; remove it and run stage 7"):
+            TargetStore(folder).summary()
     settings.write_text(json.dumps({"format": 0}))
     with pytest.raises(UserError, match="is not what stage 7 .targets. writes"):
         TargetStore(folder)
