@@ -115,6 +115,21 @@ class ExactEncoder(Encoder):
         return make_chunk_mask(frames, chunk, num_left_chunks=self.num_left_chunks, device=device)
 
 
+def enlarge_input(encoder: Encoder) -> None:
+    """Multiply the initial weights of the input layer's projection by sqrt(D), D its size, in place.
+
+    ESPnet's other encoders multiply the input layer's output by sqrt(D), as Transformers do; the stand-alone
+    one does not. There speech enters a residual stream with a tenth of what every block adds to it, and a
+    small corpus is not enough to find it: on three hours CTC stays at the level of the tokens' frequencies
+    for 20 passes. The function at the start is the other encoders'; architecture and names stay.
+    """
+    layer = encoder.embed.output
+    if layer is not None:
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(layer.out_features**0.5)
+
+
 def make_exact(encoder: Encoder) -> Encoder:
     """Give a built encoder the exact computation, in place; parameters and their names stay.
 

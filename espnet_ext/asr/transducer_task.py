@@ -8,6 +8,7 @@ from espnet_ext.asr.command_line import options_of_modules
 from espnet_ext.asr.load import read_config
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer import TransducerModel, adopt
+from espnet_ext.asr.transducer_encoder import enlarge_input
 from espnet_ext.asr.transducer_method import TransducerMethod
 from espnet_ext.train import options as train_options
 from espnet_ext.train.method import Method
@@ -42,7 +43,10 @@ class TransducerTask(ASRTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> TransducerModel:
-        """Build ESPnet's model from its own options and adopt it; parameters and names are ESPnet's."""
+        """Build ESPnet's model from its own options and adopt it; parameters and names are ESPnet's.
+
+        So are the initial values, but for the encoder's input layer (`enlarge_input`).
+        """
         specaug_conf = args.specaug_conf if args.specaug is not None else None
         if args.normalize != "global_mvn":
             args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}
@@ -50,6 +54,7 @@ class TransducerTask(ASRTask):
             model = ESPnetTransducerTask.build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
         if isinstance(args.token_list, str):
             args.token_list = list(model.token_list)
+        enlarge_input(model.encoder)
         return adopt(model, args.padding, specaug_conf)
 
     @classmethod
