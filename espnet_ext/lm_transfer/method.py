@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from espnet_ext.errors import UserError
 from espnet_ext.lm_transfer.heads import EmbeddingHead
 from espnet_ext.lm_transfer.options import TransferOptions
 from espnet_ext.lm_transfer.targets import Targets
@@ -46,6 +47,23 @@ class Transfer:
         weight = self.options.weight_at(position.step, self.steps)
         part = Part("labelled", partial(self.transfer_part, weight=weight))
         return (Turn("model", (part,), ("model", "head")),)
+
+    def state(self) -> dict:
+        return {"targets": self.targets.store.fingerprint}
+
+    def load_state(self, state: dict) -> None:
+        """Refuse to go on with other targets than those that the training began with.
+
+        Raises:
+            UserError: stage 7 has run again since, with another LM, other layers or other tokens.
+        """
+        store = self.targets.store
+        if state.get("targets", store.fingerprint) != store.fingerprint:
+            raise UserError(
+                f"{store.folder}: these embeddings are others than those that this training began with (LM, "
+                "layers or tokens have changed since); run stage 7 (targets) with the former ones, or begin "
+                "anew with --resume false"
+            )
 
     def transfer_part(self, micro: MicroBatch, weight: float) -> Loss:
         """The control's loss and λ times the embedding's, of a micro-batch."""

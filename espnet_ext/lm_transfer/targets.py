@@ -41,7 +41,7 @@ class Targets:
         shift: pair label u with the embedding of label u + shift (a control of the pairing; 0 is right).
 
     Raises:
-        UserError: an unreadable file, or a store that is not complete.
+        UserError: an unreadable file, an id with two transcripts, or a store that is not complete.
     """
 
     def __init__(
@@ -58,7 +58,11 @@ class Targets:
         self._sources: dict[str, str] = {}
         for path in texts:
             for utterance, text in read_table(path, empty_values=True, value="sentence").rows.items():
-                self.texts[utterance] = text
+                if self.texts.setdefault(utterance, text) != text:
+                    raise UserError(
+                        f"{path}: utterance {utterance!r} has another transcript than in "
+                        f"{self._sources[utterance]}; training and validation need ids of their own"
+                    )
                 self._sources[utterance] = str(path)
         summary = store.summary()
         self._mean = summary["mean"] if standardise else np.zeros(self.size, dtype=np.float32)

@@ -197,6 +197,20 @@ def test_a_training_that_was_cut_short_goes_on_to_the_same_end(toy_training, dum
             assert torch.equal(states[1][module][name], value), name
 
 
+def test_targets_that_changed_since_the_training_began(toy_training, dump, bert_folder, tmp_path):
+    """Going on would be with other targets, or with a head of another size."""
+    dump(bert_folder)
+    options = [f"--lm_targets={tmp_path / 'targets'}", "--checkpoint_steps", "1", "--resume", "true"]
+    transfer(toy_training("attention", "exp", *options, "--max_epoch", "1"))
+    dump(bert_folder, "--layers=sum")
+    with pytest.raises(UserError, match="embeddings are others than those that this training began with"):
+        transfer(toy_training("attention", "exp", *options))
+    with pytest.raises(UserError, match="head or embeddings have changed since it began"):
+        transfer(toy_training("attention", "exp", *options, "--lm_transfer_conf", "head=mlp"))
+    dump(bert_folder)
+    assert transfer(toy_training("attention", "exp", *options)) == 0
+
+
 @pytest.mark.parametrize("kind", ["attention", "transducer"])
 @pytest.mark.parametrize(
     "options, message",

@@ -122,7 +122,9 @@ def test_a_token_without_embedding_has_no_target(make_store, transcripts, fake_t
 def test_targets_that_are_missing_or_stale(make_store, write_text, transcripts, fake_teacher):
     store = make_store([transcripts], fake_teacher)
     changed = write_text("dump2/text", {"utt0": "bad cab", "utt1": "aced"})
-    targets = make(store, [transcripts, changed])
+    with pytest.raises(UserError, match="dump2/text: utterance 'utt1' has another transcript than in"):
+        make(store, [transcripts, changed])
+    targets = make(store, [changed])
     with pytest.raises(
         UserError, match="no targets of 1 of 2 utterances, the first is 'utt1' in .*dump2/text"
     ):

@@ -134,6 +134,17 @@ def test_cost_is_said_first_and_a_dry_run_writes_nothing(
     assert "0 to compute" in dump.cost()
 
 
+def test_a_key_is_of_text_and_settings(tmp_path):
+    """Targets of another LM, other layers or other tokens never go by the same name."""
+    keys = set()
+    for number, settings in enumerate(({"size": 1}, {"size": 2}, {"size": 1, "teacher": {"layers": "sum"}})):
+        TargetWriter(tmp_path / str(number), settings).close()
+        store = TargetStore(tmp_path / str(number))
+        keys |= {store.key("a"), store.key("b")}
+        assert TargetStore(tmp_path / str(number)).key("a") == store.key("a")
+    assert len(keys) == 6
+
+
 def test_full_disk_is_noticed_before(make_dump, write_text, fake_teacher, monkeypatch):
     import shutil
 
@@ -306,6 +317,7 @@ def test_reading_in_other_processes(make_dump, write_text, tmp_path, fake_teache
     make_dump([write_text("text", rows)], fake_teacher).run()
     store = TargetStore(tmp_path / "targets")
     store.read(rows["utt00"])
+    assert os.lseek(store._handle.fileno(), 0, os.SEEK_CUR) == 0  # the place that they share
 
     def wrong(queue):
         queue.put(sum(store.read(t)[0, 2] != len(t) for _ in range(50) for t in rows.values()))

@@ -122,6 +122,18 @@ def test_longer_than_the_window(bert_folder, tokenizer):
     assert teacher.cut == 1
 
 
+def test_positions_behind_the_padding_token(bert_folder, tokenizer):
+    """RoBERTa's first position is that behind the padding token's number: the window is as much shorter."""
+    from transformers import RobertaConfig, RobertaModel
+
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = RobertaConfig(vocab_size=30, pad_token_id=0, max_position_embeddings=17, **shape)
+    RobertaModel(config).save_pretrained(bert_folder)
+    teacher = load_teacher(str(bert_folder), tokenizer)
+    assert teacher.window == 16
+    assert embed(teacher, "a b c d e " * 6).shape == (31, 8) and teacher.cut == 1
+
+
 def test_causal_lm(gpt_folder, tokenizer):
     """No special tokens of its own: the end of text is put behind; a state knows nothing of what follows."""
     teacher = load_teacher(str(gpt_folder), tokenizer, case="keep")
@@ -134,6 +146,15 @@ def test_causal_lm(gpt_folder, tokenizer):
     states = embed(teacher, "学")
     found = token_embeddings("学", tokenizer, subwords, states)
     np.testing.assert_allclose(found[0], states[:3].mean(0), atol=1e-6)
+
+
+def test_case(gpt_folder, tokenizer):
+    """An LM that has seen small letters alone reads them; `keep` shows it the transcript as it is."""
+    lower, keep = (load_teacher(str(gpt_folder), tokenizer, case=case) for case in ("lower", "keep"))
+    assert lower.split("BAD").ids == lower.split("bad").ids == keep.split("bad").ids
+    assert keep.split("BAD").ids != keep.split("bad").ids
+    with pytest.raises(UserError, match="--case upper: expected lower or keep"):
+        load_teacher(str(gpt_folder), tokenizer, case="upper")
 
 
 def test_identity_tells_tokenizers_and_windows_apart(bert_folder, tokenizer):

@@ -231,10 +231,15 @@ def test_nodes_are_read_a_few_at_a_time(form, monkeypatch):
     """Pieces of the lattice change the memory alone, wherever they are cut."""
     method, sizes = make_loss(form), ((5, 4), (3, 2), (4, 0))
     whole = gradients(method, *make_nodes(*sizes))
+    rows = []
+    method.head.register_forward_hook(lambda _, inputs, output: rows.append(output.numel() // E))
     for nodes_at_once in (1, 7):
         monkeypatch.setattr("espnet_ext.lm_transfer.transducer.NODES", nodes_at_once)
         for mine, expected in zip(gradients(method, *make_nodes(*sizes)), whole, strict=True):
             torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+        # The exact form looks at all labels of a frame at once.
+        assert max(rows) <= max(nodes_at_once, 3 * 4 if form == "exact" else 0)
+        rows.clear()
 
 
 @pytest.mark.parametrize("form", ["exact", "surrogate", "best_path"])
