@@ -119,9 +119,9 @@ def enlarge_input(encoder: Encoder) -> None:
     """Multiply the initial weights of the input layer's projection by sqrt(D), D its size, in place.
 
     ESPnet's other encoders multiply the input layer's output by sqrt(D), as Transformers do; the stand-alone
-    one does not. There speech enters a residual stream with a tenth of what every block adds to it, and a
-    small corpus is not enough to find it: on three hours CTC stays at the level of the tokens' frequencies
-    for 20 passes. The function at the start is the other encoders'; architecture and names stay.
+    one does not, so that speech enters its residual stream with a tenth of what every block adds to it. The
+    function at the start becomes the other encoders'; architecture and names stay. With it CTC alone learns
+    as from ESPnet's E-Branchformer, without it later (egs2/synth: 51, 51 and 64 after 420 steps).
     """
     layer = encoder.embed.output
     if layer is not None:

@@ -306,8 +306,10 @@ def test_heads_do_not_depend_on_each_other():
 def test_mean_over_the_step(toy):
     """The loss of a step does not depend on how it is cut into micro-batches."""
     targets, results = toy.dump(), []
+    # Adam makes much of the rounding of a small gradient.
+    plain = {"specaug": None, "optim": "sgd", "optim_conf": {"lr": 1.0}}
     for micro in ("0", "120"):
-        method, streams, _ = build(toy, targets, BOTH, f"--frames_per_micro_batch={micro}", specaug=None)
+        method, streams, _ = build(toy, targets, BOTH, f"--frames_per_micro_batch={micro}", **plain)
         runner = StepRunner(method, streams, World(), 1)
         method.train(False)  # no dropout, which has keys of its own for each micro-batch
         step = streams["labelled"].next()
