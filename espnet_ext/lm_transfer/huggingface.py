@@ -187,8 +187,9 @@ def _load(name: str):
                 f"--teacher {name}: is made of Python code that lies beside its weights, which is never run "
                 "here; give a model of a type that transformers itself knows"
             ) from None
+        here = "" if folder.exists() else "is no file or folder here, and "
         raise UserError(
-            f"--teacher {name}: transformers cannot load it "
+            f"--teacher {name}: {here}transformers cannot load it "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); give a "
             "folder that save_pretrained has written, a folder of lm_train, or a name on a hub in reach"
         ) from None

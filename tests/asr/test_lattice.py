@@ -152,6 +152,11 @@ def test_best_path_is_the_heaviest(frames, labels):
     )
 
 
+def test_of_equal_paths_the_best_emits_latest():
+    blank, label = torch.zeros(2, 4, 3), torch.zeros(2, 4, 2)
+    assert best_path(blank, label, *lengths((4, 2), (3, 1))).tolist() == [[3, 3], [2, 0]]
+
+
 def test_forbidden_arcs():
     """With one alignment left the lattice is that alignment; with none left the loss says so."""
     blank, label = arcs(1, 4, 3)

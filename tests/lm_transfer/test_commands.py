@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,9 +16,11 @@ from espnet_ext.asr.transducer_task import TransducerTask
 from espnet_ext.bin import lm_targets, lm_train
 from espnet_ext.bin.asr_train import task_of
 from espnet_ext.errors import UserError
-from espnet_ext.lm_transfer.options import parse_conf
+from espnet_ext.lm_transfer.attention import AttentionTransfer
+from espnet_ext.lm_transfer.options import TransferOptions, parse_conf
 from espnet_ext.lm_transfer.store import TargetStore, TargetWriter
 from espnet_ext.lm_transfer.task import LMTransferTask, LMTransferTransducerTask
+from espnet_ext.lm_transfer.transducer import TransducerTransfer
 from espnet_ext.registry import load_task
 
 
@@ -133,10 +136,11 @@ def test_both_tasks_train(toy_training, dump, bert_folder, tmp_path, kind):
     """
     assert dump(bert_folder) == 0
     targets = f"--lm_targets={tmp_path / 'targets'}"
-    options = ["--lm_transfer_conf", "weight=1.0", "--max_epoch", "4"]
+    options = ["--lm_transfer_conf", "weight=1.0", "--lm_transfer_conf", "stop=0.75", "--max_epoch", "4"]
     assert transfer(toy_training(kind, "exp", targets, *options)) == 0
     rows = figures(tmp_path / "exp")
-    assert rows[-1]["train_lm_distance"] < rows[0]["train_lm_distance"]
+    assert rows[-2]["train_lm_distance"] < rows[0]["train_lm_distance"]
+    assert [row["train_lm_weight"] for row in rows] == [1.0, 1.0, 1.0, 0.0]
     assert {"valid_lm_r2", "train_lm_weight", "valid_loss"} <= set(rows[0])
     control = ASRTask if kind == "attention" else TransducerTask
     assert control.main(cmd=toy_training(kind, "control", "--max_epoch", "1")) == 0
@@ -296,6 +300,32 @@ def test_weight_zero_by_the_command_is_the_control(toy_training, dump, bert_fold
         assert {n: one[n] for n in same} == same and one["lr_model"] == other["lr"]
 
 
+@pytest.mark.parametrize(
+    "kind, method", [("attention", AttentionTransfer), ("transducer", TransducerTransfer)]
+)
+def test_options_reach_the_method(toy_training, dump, bert_folder, tmp_path, monkeypatch, kind, method):
+    """Each option of the YAML, the number of steps, and the control's own normalisation."""
+    dump(bert_folder)
+    targets = f"--lm_targets={tmp_path / 'targets'}"
+    found = []
+    monkeypatch.setattr(
+        f"espnet_ext.lm_transfer.task.{method.__name__}", lambda *a: found.append(a) or method(*a)
+    )
+    conf = ["head=mlp", "standardise=false", "targets=random", "shift=1", "distance=l1", "weight=0.5"]
+    words = [word for each in conf for word in ("--lm_transfer_conf", each)]
+    for options in ([], [*words, "--loss_norm", "token", "--max_epoch", "5"]):
+        transfer(toy_training(kind, "exp", targets, "--dry_run", "true", *options))
+    plain, other = (method(*each) for each in found)
+    assert (plain.targets.kind, plain.targets.shift, plain.loss_norm) == ("contextual", 0, "utterance")
+    assert (other.targets.kind, other.targets.shift, other.loss_norm) == ("random", 1, "token")
+    assert len(plain.head) == 1 and len(other.head) == 3 and other.steps == 2.5 * plain.steps > 5
+    assert (other.targets._scale == 1).all() and (plain.targets._scale != 1).all()
+    assert (
+        other.options.distance == "l1" and other.options.weight == 0.5 and plain.options == TransferOptions()
+    )
+    assert plain.updaters["head"].grad_clip == plain.updaters["model"].grad_clip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "transducer"])
 def test_two_processes(toy_training, dump, bert_folder, tmp_path, repo_root, kind):
@@ -326,14 +356,16 @@ def test_two_processes(toy_training, dump, bert_folder, tmp_path, repo_root, kin
             assert first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-5), name
 
 
-def test_options_of_the_dump_reach_the_language_model(toy_training, dump, bert_folder, tmp_path):
-    """Layers and case are part of what the targets are."""
+def test_options_of_the_dump_reach_the_language_model(toy_training, dump, bert_folder, tmp_path, write_text):
+    """Layers and case are part of what the targets are; further sets have targets too."""
     found = set()
     for options in ([], ["--layers=mean:2"], ["--case=keep"]):
         assert dump(bert_folder, *options) == 0
         teacher = TargetStore(tmp_path / "targets").settings["teacher"]
         found.add((teacher["layers"], teacher["case"]))
     assert found == {("last", "lower"), ("mean:2", "lower"), ("last", "keep")}
+    assert dump(bert_folder, f"--other_text={write_text('other', {'x': 'edcba edcba'})}") == 0
+    assert "edcba edcba" in TargetStore(tmp_path / "targets")
 
 
 def test_dump_refuses_what_it_cannot_do(toy_training, dump, bert_folder, tmp_path, capsys):
@@ -377,6 +409,20 @@ def test_stale_targets(toy_training, dump, bert_folder, tmp_path):
         transfer(toy_training("attention", "exp", options))
     text.write_text(whole)
     tokens = (tmp_path / "tokens.txt").read_text()
+    # The validation set's too.
+    for folder in ("corpus", "stats"):
+        shutil.copytree(tmp_path / folder, tmp_path / f"valid_{folder}")
+        for file in (tmp_path / f"valid_{folder}").iterdir():
+            file.write_text(
+                file.read_text()
+                .replace("utt", "val")
+                .replace("val03 ", "val03 a" if file.name == "text" else "val03 ")
+            )
+    valid = [f"--valid_data_dir={tmp_path / 'valid_corpus'}", f"--valid_stats_dir={tmp_path / 'valid_stats'}"]
+    with pytest.raises(
+        UserError, match="no targets of 1 of 12 utterances, the first is 'val03' in .*valid_corpus"
+    ):
+        transfer([*toy_training("attention", "exp", options), *valid])
     (tmp_path / "tokens.txt").write_text(tokens.replace("<sos/eos>", "f\n<sos/eos>"))
     with pytest.raises(UserError, match="of another token list or SentencePiece model"):
         transfer(toy_training("attention", "exp", options))

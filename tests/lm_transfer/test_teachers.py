@@ -368,6 +368,7 @@ def test_masked_lm_ignores_padding_and_reads_both_ways():
         alone = model.states(ids[1:, :3], torch.tensor([3]))[-1]
         changed = model.states(torch.tensor([[8, 3, 4, 7, 8]]), torch.tensor([5]))[-1]
     torch.testing.assert_close(together[1, :3], alone[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together[0].mean(-1), torch.zeros(5), rtol=0, atol=1e-5)  # the last norm's
     assert (changed[0, 1] - together[0, 1]).abs().max() > 1e-4  # the token in front of the changed one
 
 
