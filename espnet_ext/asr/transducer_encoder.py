@@ -121,7 +121,7 @@ def enlarge_input(encoder: Encoder) -> None:
     ESPnet's other encoders multiply the input layer's output by sqrt(D), as Transformers do; the stand-alone
     one does not, so that speech enters its residual stream with a tenth of what every block adds to it. The
     function at the start becomes the other encoders'; architecture and names stay. With it CTC alone learns
-    as from ESPnet's E-Branchformer, without it later (egs2/synth: 51, 51 and 64 after 420 steps).
+    as from ESPnet's E-Branchformer, without it later.
     """
     layer = encoder.embed.output
     if layer is not None:
