@@ -222,9 +222,20 @@ class TargetWriter(TargetStore):
 
 
 def _holds_others(folder: Path, settings: Mapping) -> bool:
+    """Whether there are targets of other settings, which may be removed.
+
+    Raises:
+        UserError: the settings are of something else, embeddings of speech say.
+    """
     path = folder / SETTINGS_FILE
+    own = any((folder / name).exists() for name in (INDEX_FILE, DATA_FILE))
     if not path.exists():
-        return any((folder / name).exists() for name in (INDEX_FILE, DATA_FILE))
+        return own
+    if not own and '"recogniser"' not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(
+            f"{folder}: holds a {SETTINGS_FILE} and no targets of this command; give another folder "
+            "(--out_dir)"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(settings))
     except ValueError:

@@ -270,6 +270,17 @@ def test_transcripts_longer_than_the_window_are_counted_once(make_dump, write_te
     assert "window" not in make_dump([write_text("text", rows)], teacher).run()
 
 
+def test_a_folder_of_something_else_is_left_alone(make_dump, write_text, tmp_path, fake_teacher):
+    """Embeddings of speech have settings and a summary of the same names, and took hours."""
+    folder = tmp_path / "targets"
+    folder.mkdir()
+    (folder / "settings.json").write_text('{"format": 1, "size": 3, "storage": "fp16"}')
+    (folder / "summary.npz").write_bytes(b"x")
+    with pytest.raises(UserError, match="targets: holds a settings.json and no targets of this command"):
+        make_dump([write_text("text", ROWS)], fake_teacher).run()
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "settings.json", "summary.npz"]
+
+
 def test_one_writer_at_a_time(tmp_path):
     folder = tmp_path / "targets"
     folder.mkdir()
