@@ -7,32 +7,15 @@ import torch
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 
 from espnet_ext.asr.transducer_task import TransducerTask
-
-TOKENS = ["<blank>", "<unk>", *"abcdefghij", "<sos/eos>"]
+from tests.asr.test_transducer import config
 
 
 def built(task, size: int, vgg: bool):
     """A transducer of a task's own options, from one seed."""
-    block = {"block_type": "ebranchformer", "hidden_size": size, "linear_size": 32, "heads": 2}
-    body = [block | {"conv_mod_kernel_size": 7, "depthwise_conv_kernel_size": 3}]
-    given = {"vgg_like": vgg, "conv_size": (8, 8) if vgg else size, "subsampling_factor": 4}
-    options = {
-        "token_list": list(TOKENS),
-        "padding": "exact",
-        "init": None,
-        "input_size": None,
-        "frontend": "default",
-        "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 40},
-        "specaug": None,
-        "specaug_conf": {},
-        "normalize": "utterance_mvn",
-        "normalize_conf": {},
-        "encoder_conf": {"main_conf": {}, "input_conf": given, "body_conf": body},
-        "decoder": "rnn",
-        "decoder_conf": {"embed_size": 16, "hidden_size": 16},
-        "joint_network_conf": {"joint_space_size": 16},
-        "model_conf": {},
-    }
+    options = config(vgg=vgg) | {"padding": "exact", "specaug_conf": {}}
+    options["encoder_conf"]["body_conf"][0]["hidden_size"] = size
+    if not vgg:
+        options["encoder_conf"]["input_conf"]["conv_size"] = size
     torch.manual_seed(1)
     return task.build_model(argparse.Namespace(**options))
 
