@@ -33,6 +33,7 @@ class JointNodes:
     targets: torch.Tensor  # (G, U) padded with anything
     labels: torch.Tensor  # (G,)
     _scores: torch.Tensor | None = None
+    _normaliser: torch.Tensor | None = None
 
     @property
     def scores(self) -> torch.Tensor:
@@ -46,21 +47,28 @@ class JointNodes:
 
     def forget_scores(self) -> None:
         """Drop the scores, the largest tensor; whoever asks again has them computed again."""
-        self._scores = None
+        self._scores = self._normaliser = None
 
     def losses(self) -> torch.Tensor:
         """(G,) -log P(labels | audio) of each utterance (Graves 2012, equation 15), by torchaudio."""
         # torchaudio wants at least one label, and refuses float64, which only tests use.
-        if self.targets.size(1) == 0 or self.scores.dtype == torch.float64:
-            blank, label = self.arcs()
-            return lattice(blank, label, self.frames, self.labels).loss
-        return _RNNTLoss.apply(
-            self.scores.contiguous(), self.targets.int().contiguous(), self.frames.int(), self.labels.int()
-        )
+        if self.targets.size(1) == 0 or self.hidden.dtype == torch.float64:
+            return lattice(*self.arcs(), self.frames, self.labels).loss
+        lengths = self.frames.int(), self.labels.int()
+        if self.hidden.is_cuda:
+            return _RNNTLoss.apply(self.scores.contiguous(), self.targets.int().contiguous(), *lengths, True)
+        # On a CPU torchaudio goes through a node's scores one by one, torch through several at once: what
+        # torchaudio gets there is the two log-probabilities that a node has arcs for.
+        blank, label = self.arcs()
+        pair = torch.stack([blank, torch.nn.functional.pad(label, (0, 1))], dim=-1)  # (G, T, U + 1, 2)
+        return _RNNTLoss.apply(pair, torch.ones_like(self.targets, dtype=torch.int32), *lengths, False)
 
     def arcs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the blank arcs (G, T, U + 1) and of the label arcs (G, T, U)."""
-        return _Arcs.apply(self.scores, self.targets.long().clamp_min(0))
+        if self._normaliser is None:  # kept for whoever asks next; its gradient is part of the arcs'
+            with torch.no_grad():
+                self._normaliser = self.scores.logsumexp(-1)  # (G, T, U + 1)
+        return _Arcs.apply(self.scores, self._normaliser, self.targets.long().clamp_min(0))
 
 
 #: What a loss makes of the nodes of some utterances: a scalar, weighted and divided by its denominator; or
@@ -204,10 +212,10 @@ class _RNNTLoss(torch.autograd.Function):
     """torchaudio's loss, which knows its gradient after the forward pass; here backward makes no copy."""
 
     @staticmethod
-    def forward(ctx, scores, targets, frames, labels):
+    def forward(ctx, scores, targets, frames, labels, softmax: bool):
         # The arguments are blank, clamp (negative: none), and whether the softmax is still to be taken.
         losses, gradient = torch.ops.torchaudio.rnnt_loss_forward(
-            scores, targets, frames, labels, 0, -1.0, True
+            scores, targets, frames, labels, 0, -1.0, softmax
         )
         ctx.save_for_backward(gradient)
         return losses
@@ -216,15 +224,14 @@ class _RNNTLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, factor):
         # In place: torch refuses a second backward pass, since what was saved has changed.
-        return ctx.saved_tensors[0].mul_(factor[:, None, None, None]), None, None, None
+        return ctx.saved_tensors[0].mul_(factor[:, None, None, None]), None, None, None, None
 
 
 class _Arcs(torch.autograd.Function):
     """Log-softmax of the two scores a node needs; backward in one tensor of the scores' size, not in four."""
 
     @staticmethod
-    def forward(ctx, scores, targets):
-        normaliser = scores.logsumexp(-1)  # (G, T, U + 1)
+    def forward(ctx, scores, normaliser, targets):
         index = targets[:, None, :, None].expand(-1, scores.size(1), -1, -1)  # (G, T, U, 1)
         ctx.save_for_backward(scores, normaliser, index)
         label = scores[:, :, :-1].gather(3, index).squeeze(3)
@@ -239,4 +246,4 @@ class _Arcs(torch.autograd.Function):
         gradient = (scores - normaliser[..., None]).exp_().mul_(-leaving[..., None])
         gradient[..., 0] += blank
         gradient[:, :, :-1].scatter_add_(3, index, label[..., None])
-        return gradient, None
+        return gradient, None, None

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torchaudio
 from espnet2.asr_transducer.joint_network import JointNetwork
 
-from espnet_ext.asr.transducer_loss import JointNodes, joint_loss
+from espnet_ext.asr.transducer_loss import JointNodes, _RNNTLoss, joint_loss
 
 FRAMES, LABELS = torch.tensor([7, 6, 3, 5]), torch.tensor([3, 4, 0, 2])
 TARGETS = torch.tensor([[1, 2, 3, 0], [4, 4, 1, 2], [0, 0, 0, 0], [5, 1, 0, 0]])
@@ -112,3 +113,30 @@ def test_arcs_are_the_log_probabilities():
     torch.testing.assert_close(blank, expected[..., 0])
     torch.testing.assert_close(label[..., 0], expected[:, :, 0, 3])
     torch.testing.assert_close(label[..., 1], expected[:, :, 1, 1])
+
+
+def test_loss_is_torchaudios():
+    """On a CPU torchaudio gets two log-probabilities a node; it is the loss it has of all the scores."""
+    draw = torch.Generator().manual_seed(0)
+    ours = (torch.randn(4, 7, 5, 6, generator=draw) * 3).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    nodes = JointNodes(slice(0, 4), ours, lambda hidden: hidden, FRAMES, TARGETS, LABELS)
+    expected = torchaudio.functional.rnnt_loss(
+        theirs, TARGETS.int(), FRAMES.int(), LABELS.int(), blank=0, reduction="none"
+    )
+    factors = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    (nodes.losses() * factors).sum().backward()
+    (expected * factors).sum().backward()
+    torch.testing.assert_close(nodes.losses(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_loss_of_all_scores_is_the_same():
+    """What a GPU takes: torchaudio with the softmax inside, whose backward makes no copy of the scores."""
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randn(4, 7, 5, 6, generator=draw).requires_grad_()
+    nodes = JointNodes(slice(0, 4), scores, lambda hidden: hidden, FRAMES, TARGETS, LABELS)
+    fused = _RNNTLoss.apply(scores, TARGETS.int(), FRAMES.int(), LABELS.int(), True)
+    torch.testing.assert_close(fused, nodes.losses(), rtol=1e-5, atol=1e-5)
+    found = [torch.autograd.grad(3 * loss.sum(), scores)[0] for loss in (fused, nodes.losses())]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
