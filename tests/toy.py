@@ -1,5 +1,6 @@
 """The smallest recogniser that trains and a corpus of noise bursts for it, for tests that run trainings."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,3 +82,9 @@ def corpus_options(folder: Path, exp_dir: Path, config: str = "train.yaml", dump
     stats = [f"--{s}_stats_dir={folder / 'stats'}" for s in ("train", "valid")]
     tokens = ["--token_list", str(folder / "tokens.txt")]
     return ["--config", str(folder / config), "--output_dir", str(exp_dir), *data, *stats, *tokens]
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Rows of the epochs of a training, without what is empty."""
+    with open(next(folder.glob("*.csv")), encoding="utf-8") as handle:
+        return [{n: float(v) for n, v in row.items() if v} for row in csv.DictReader(handle)]

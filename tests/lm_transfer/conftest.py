@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_ext.bin import lm_targets
 from espnet_ext.lm_transfer.alignment import SpanTokenizer
 from espnet_ext.lm_transfer.dump import Dump, tokenizer_identity
 from espnet_ext.lm_transfer.store import TargetStore
@@ -397,3 +398,23 @@ def toy_training(tmp_path, tokenizer):
         return [*options_of, *options]
 
     return command
+
+
+@pytest.fixture
+def dump(tmp_path):
+    """Function: teacher → exit status of `lm_targets` for the toy corpus."""
+
+    def run(teacher, *options: str) -> int:
+        return lm_targets.main(
+            [
+                f"--teacher={teacher}",
+                f"--text={tmp_path / 'corpus' / 'text'}",
+                f"--other_text={tmp_path / 'corpus' / 'text'}",
+                f"--token_list={tmp_path / 'tokens.txt'}",
+                "--token_type=char",
+                f"--out_dir={tmp_path / 'targets'}",
+                *options,
+            ]
+        )
+
+    return run

@@ -1,132 +1,30 @@
-"""From sentences to a trained recogniser by the commands: language model, targets, both tasks, export."""
+"""From stored targets to a trained recogniser by the commands: both tasks, export."""
 
-import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer_task import TransducerTask
-from espnet_ext.bin import lm_targets, lm_train
 from espnet_ext.bin.asr_train import task_of
 from espnet_ext.errors import UserError
 from espnet_ext.lm_transfer.attention import AttentionTransfer
 from espnet_ext.lm_transfer.options import TransferOptions, parse_conf
-from espnet_ext.lm_transfer.store import TargetStore, TargetWriter
+from espnet_ext.lm_transfer.store import TargetWriter
 from espnet_ext.lm_transfer.task import LMTransferTask, LMTransferTransducerTask
 from espnet_ext.lm_transfer.transducer import TransducerTransfer
 from espnet_ext.registry import load_task
-
-
-@pytest.fixture
-def sentences(write_text):
-    """Sentences in which every letter follows from its neighbours: pieces of "abcdeabcde..."."""
-    rows = {f"s{i:03d}": ("abcde" * 3)[i % 5 : i % 5 + 4 + i % 4] for i in range(60)}
-    return write_text("lm/train", rows), write_text("lm/dev", {f"v{i}": rows[f"s{i:03d}"] for i in range(30)})
-
-
-@pytest.fixture
-def train_lm(tmp_path, sentences, tokenizer):
-    """Function: options → exit status of `lm_train` into the folder `lm_exp`."""
-
-    def run(*options: str) -> int:
-        return lm_train.main(
-            [
-                f"--output_dir={tmp_path / 'lm_exp'}",
-                f"--text={sentences[0]}",
-                f"--valid_text={sentences[1]}",
-                f"--token_list={tmp_path / 'tokens.txt'}",
-                "--token_type=char",
-                "--size=16",
-                "--heads=2",
-                "--blocks=1",
-                "--tokens_per_step=200",
-                "--warmup_steps=5",
-                *options,
-            ]
-        )
-
-    return run
-
-
-@pytest.fixture
-def dump(tmp_path):
-    """Function: teacher → exit status of `lm_targets` for the toy corpus."""
-
-    def run(teacher, *options: str) -> int:
-        return lm_targets.main(
-            [
-                f"--teacher={teacher}",
-                f"--text={tmp_path / 'corpus' / 'text'}",
-                f"--other_text={tmp_path / 'corpus' / 'text'}",
-                f"--token_list={tmp_path / 'tokens.txt'}",
-                "--token_type=char",
-                f"--out_dir={tmp_path / 'targets'}",
-                *options,
-            ]
-        )
-
-    return run
+from tests.toy import history
 
 
 def transfer(cmd: list[str]) -> int:
     """What `asr_train --task lm_transfer` does: the task follows from the model of the configuration."""
     return load_task(task_of("lm_transfer", cmd)).main(cmd=cmd)
-
-
-def figures(folder) -> list[dict[str, float]]:
-    """Rows of an experiment's epochs."""
-    with open(next(folder.glob("*.csv"))) as handle:
-        return [{n: float(v) for n, v in row.items() if v} for row in csv.DictReader(handle)]
-
-
-@pytest.mark.slow
-def test_language_model_learns_and_teaches(train_lm, tmp_path, tokenizer):
-    """The small LM guesses masked letters from both sides; its folder is a teacher of its own tokens
-    alone.
-    """
-    from espnet_ext.lm_transfer.teachers import load_teacher
-
-    size = ["--size=32", "--blocks=2"]
-    assert train_lm("--max_epoch=60", "--lr=0.005", "--dropout_rate=0", *size) == 0
-    rows = figures(tmp_path / "lm_exp")
-    assert rows[-1]["valid_acc"] > 0.6 and rows[-1]["valid_loss"] < 0.25 * rows[0]["valid_loss"]
-    teacher = load_teacher(str(tmp_path / "lm_exp"), tokenizer)
-    found = teacher.embed([teacher.split("abab").ids, teacher.split("cd").ids])
-    assert [each.shape for each in found] == [(5, 32), (3, 32)] and not teacher.model.training
-    np.testing.assert_allclose(found[1], teacher.embed([teacher.split("cd").ids])[0], atol=1e-5)
-    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\na\n<sos/eos>\n")
-    with pytest.raises(UserError, match="trained with another token list"):
-        load_teacher(str(tmp_path / "lm_exp"), type(tokenizer)(tmp_path / "tokens.txt", "char"))
-
-
-def test_language_model_goes_on_where_it_was(train_lm, tmp_path):
-    """Stopped after an epoch and run again, it ends with the same numbers."""
-    assert train_lm("--max_epoch=3") == 0
-    whole = torch.load(tmp_path / "lm_exp" / "lm.pth")
-    (tmp_path / "lm_exp").rename(tmp_path / "whole")
-    train_lm("--max_epoch=3", "--checkpoint_minutes=0")
-    checkpoint = tmp_path / "lm_exp" / "checkpoint.pth"
-    assert checkpoint.exists()
-    for name in ("lm.pth", "lm.yaml", "train_summary.json"):
-        (tmp_path / "lm_exp" / name).unlink()
-    assert train_lm("--max_epoch=3") == 0
-    again = torch.load(tmp_path / "lm_exp" / "lm.pth")
-    assert all(torch.equal(again[name], value) for name, value in whole.items())
-
-
-def test_unknown_options_of_the_language_model(train_lm, tmp_path, capsys):
-    (tmp_path / "lm.yaml").write_text("sizes: 3\n")
-    assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
-    assert "unknown options sizes" in capsys.readouterr().err
-    assert train_lm("--size=15") == 1
-    assert "--size 15: expected an even multiple of --heads 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["attention", "transducer"])
@@ -138,7 +36,7 @@ def test_both_tasks_train(toy_training, dump, bert_folder, tmp_path, kind):
     targets = f"--lm_targets={tmp_path / 'targets'}"
     options = ["--lm_transfer_conf", "weight=1.0", "--lm_transfer_conf", "stop=0.75", "--max_epoch", "4"]
     assert transfer(toy_training(kind, "exp", targets, *options)) == 0
-    rows = figures(tmp_path / "exp")
+    rows = history(tmp_path / "exp")
     assert rows[-2]["train_lm_distance"] < rows[0]["train_lm_distance"]
     assert [row["train_lm_weight"] for row in rows] == [1.0, 1.0, 1.0, 0.0]
     assert {"valid_lm_r2", "train_lm_weight", "valid_loss"} <= set(rows[0])
@@ -293,7 +191,7 @@ def test_weight_zero_by_the_command_is_the_control(toy_training, dump, bert_fold
     for epoch in (1, 2):
         ours, theirs = (torch.load(tmp_path / n / f"{epoch}epoch.pth") for n in ("exp", "control"))
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-    ours, theirs = figures(tmp_path / "exp"), figures(tmp_path / "control")
+    ours, theirs = history(tmp_path / "exp"), history(tmp_path / "control")
     for one, other in zip(ours, theirs, strict=True):
         # Rates and norms are named by updater where there are two.
         same = {n: v for n, v in other.items() if n not in ("seconds", "lr", "train_grad_norm")}
@@ -351,49 +249,9 @@ def test_two_processes(toy_training, dump, bert_folder, tmp_path, repo_root, kin
     for module in ("model", "head"):
         for name, value in one[module].items():
             torch.testing.assert_close(two[module][name], value, rtol=1e-3, atol=1e-5, msg=f"{module}.{name}")
-    for first, second in zip(figures(tmp_path / "exp1"), figures(tmp_path / "exp2"), strict=True):
+    for first, second in zip(history(tmp_path / "exp1"), history(tmp_path / "exp2"), strict=True):
         for name in ("train_lm_distance", "train_lm_r2", "valid_lm_distance", "train_lm_weight"):
             assert first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-5), name
-
-
-def test_options_of_the_dump_reach_the_language_model(toy_training, dump, bert_folder, tmp_path, write_text):
-    """Layers and case are part of what the targets are; further sets have targets too."""
-    found = set()
-    for options in ([], ["--layers=mean:2"], ["--case=keep"]):
-        assert dump(bert_folder, *options) == 0
-        teacher = TargetStore(tmp_path / "targets").settings["teacher"]
-        found.add((teacher["layers"], teacher["case"]))
-    assert found == {("last", "lower"), ("mean:2", "lower"), ("last", "keep")}
-    assert dump(bert_folder, f"--other_text={write_text('other', {'x': 'edcba edcba'})}") == 0
-    assert "edcba edcba" in TargetStore(tmp_path / "targets")
-
-
-def test_dump_refuses_what_it_cannot_do(toy_training, dump, bert_folder, tmp_path, capsys):
-    for option, message in (
-        ("--batch_size=0", "--batch_size 0: expected 1 or more"),
-        ("--ngpu=1", "no GPU is"),
-    ):
-        if option != "--ngpu=1" or not torch.cuda.is_available():
-            assert dump(bert_folder, option) == 1
-            assert message in capsys.readouterr().err
-    assert not (tmp_path / "targets").exists()
-    assert dump(bert_folder, "--ngpu=1", "--dry_run") == 0  # on a machine that only submits
-    assert "nothing is written" in capsys.readouterr().out and not (tmp_path / "targets").exists()
-    with pytest.raises(SystemExit):
-        lm_targets.main(["--teacher=x", "--token_list=y"])
-
-
-def test_a_look_at_the_language_model_needs_no_transcripts(toy_training, bert_folder, tmp_path, capsys):
-    """Stage 5, with a model that is there or with the configuration of one that stage 6 will train."""
-    toy_training("attention", "exp")
-    words = ["--check", f"--token_list={tmp_path / 'tokens.txt'}", "--token_type=char"]
-    assert lm_targets.main([f"--teacher={bert_folder}", *words]) == 0
-    assert "embeddings of 8 numbers" in capsys.readouterr().out
-    (tmp_path / "lm.yaml").write_text("blocks: 2\nsize: 16\n")
-    words += ["--teacher=exp/lm", f"--lm_config={tmp_path / 'lm.yaml'}"]
-    assert lm_targets.main([*words, "--layers=mean:2"]) == 0
-    assert lm_targets.main([*words, "--layers=mean:3"]) == 1
-    assert "--layers mean:3: the LM has only 2 layers" in capsys.readouterr().err
 
 
 def test_stale_targets(toy_training, dump, bert_folder, tmp_path):
@@ -435,14 +293,6 @@ def test_a_decoder_without_states_is_refused(toy_training, dump, bert_folder, tm
         UserError, match="states of a Transformer decoder, and the model has no attention branch"
     ):
         transfer(toy_training("attention", "exp", *options))
-
-
-def test_dump_says_what_is_wrong(toy_training, dump, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    assert dump(tmp_path / "empty") == 1
-    assert "no configuration in this folder" in capsys.readouterr().err
-    assert dump(tmp_path / "empty", "--layers=first") == 1
-    assert "--layers first: expected last, mean:K" in capsys.readouterr().err
 
 
 def test_summary_counts_the_recogniser_alone(toy_training, dump, bert_folder, tmp_path):
