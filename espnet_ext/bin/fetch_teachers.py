@@ -1,7 +1,8 @@
 """Download teachers of a hub, so that jobs find them in its cache: ``fetch_teachers NAME=PLACE...``.
 
 Nodes of a cluster have no internet. What is a file or a folder, or may yet become one, is left alone.
-With ``--check`` nothing is downloaded: what can be no teacher of distillation is refused.
+With ``--check`` nothing is downloaded: what can be no teacher of distillation is refused, and so are weights
+and settings of stage 7 that do not fit.
 """
 
 import argparse
@@ -25,10 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("teacher", nargs="*", metavar="NAME=PLACE", help="teachers, as --teachers names them")
     parser.add_argument("--own", nargs="*", default=[], help="folders that the recipe writes")
     parser.add_argument("--check", action="store_true", help="look at NAME=PLACE alone, and fetch nothing")
+    parser.add_argument("--config", type=Path, help="with --check: YAML of stage 7, told of each teacher")
+    parser.add_argument("--weights", nargs="*", default=[], help="with --check: NAME=W, as --teacher_weights")
     args = parser.parse_args(arguments)
     own = [Path(folder).resolve() for folder in args.own]
     if args.check:
-        check(args.teacher, own)
+        check(args.teacher, own, args.config, args.weights)
         return 0
     for teacher in args.teacher:
         place = teacher.partition("=")[2] or teacher
@@ -39,16 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def check(teachers: list[str], own: list[Path]) -> None:
-    """Say what each teacher of distillation is, as far as its place tells it.
+def check(teachers: list[str], own: list[Path], config: Path | None, weights: list[str]) -> None:
+    """Say what each teacher of distillation is, as far as its place tells it, and what is wanted of it.
 
     Raises:
-        UserError: a word that is not NAME=PLACE, a name twice, or a place that holds no teacher.
+        UserError: a word that is not NAME=PLACE, a name twice, a place that holds no teacher, a weight of
+            none of them, or settings that stage 7 would refuse.
     """
-    from espnet_ext.distillation.options import parse_places
+    from espnet_ext.distillation.options import parse_places, parse_weights, target_conf
     from espnet_ext.distillation.teachers import kind_of
+    from espnet_ext.recipe.options import read_yaml
 
-    for name, place in parse_places(teachers).items():
+    places = parse_places(teachers)
+    shares = parse_weights(weights, list(places))
+    conf = target_conf(read_yaml(config), config) if config else None
+    for name, place in places.items():
         path = Path(place)
         if not path.exists() and any(path.resolve().is_relative_to(folder) for folder in own):
             what = "not there yet"
@@ -57,6 +65,18 @@ def check(teachers: list[str], own: list[Path]) -> None:
                 raise UserError(f"teacher {place}: no such file or folder, and no name on a hub either")
             what = "no file or folder: stage 7 looks for a model of this name on the HuggingFace hub"
         print(f"{name}={place}: {what}", flush=True)
+        if conf:
+            wanted = conf.of(name)
+            left_out = "" if shares.get(name) else "; its weight is 0: not used"
+            # Indented, and so for the screen: a name that the YAML does not know gets what it says of none.
+            print(
+                f"  layer {wanted.layer}, reduce {wanted.reduce}, stored as {wanted.storage}"
+                + ("" if name in conf.teachers else f" ({config} has no settings of {name})")
+                + left_out,
+                flush=True,
+            )
+    if conf and (others := sorted(set(map(str, conf.teachers)) - set(places))):
+        print(f"  {config} has settings of {', '.join(others)}, which is no teacher here", flush=True)
 
 
 def is_of_a_hub(place: str, own: list[Path]) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 
@@ -134,6 +135,8 @@ def check_options(given: dict, where: str) -> DecodeOptions:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number if kind is float else type(value) is kind):
             raise UserError(f"{where}: {name}: expected {kind.__name__}, found {value!r}")
+        if kind is float and not math.isfinite(value):  # YAML knows .nan and .inf; scores would be neither
+            raise UserError(f"{where}: {name}: expected a finite number, found {value!r}")
     options = DecodeOptions(**given)
     if options.method not in METHODS:
         raise UserError(f"{where}: method: {options.method!r} is none of {', '.join(METHODS)}")
@@ -149,4 +152,16 @@ def check_options(given: dict, where: str) -> DecodeOptions:
     ):
         if not good:
             raise UserError(f"{where}: {name}: expected {what}, found {getattr(options, name)}")
+    if _crossed(options.minlenratio, options.maxlenratio):
+        raise UserError(
+            f"{where}: minlenratio {options.minlenratio:g} asks for more tokens than maxlenratio "
+            f"{options.maxlenratio:g} allows, so that no hypothesis could end; lower one or raise the other"
+        )
     return options
+
+
+def _crossed(least: float, most: float) -> bool:
+    """Whether the shortest hypothesis is longer than the longest; tokens and shares are not compared."""
+    if least < 0 or most < 0:
+        return least < 0 and most < 0 and int(least) < int(most)
+    return least > (most or 1.0)  # 0: one token a frame

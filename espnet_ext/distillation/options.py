@@ -1,5 +1,6 @@
 """Options of the method, checked before anything is computed: of the targets, of stage 1 and of stage 2."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -57,8 +58,17 @@ def target_conf(conf: Mapping, where: str | Path | None = None) -> TargetConf:
     _known(conf, TargetConf, str(where))
     found = TargetConf(**conf)
     for name in ("batch_seconds", "shard_seconds"):
-        if not isinstance(getattr(found, name), (int, float)) or getattr(found, name) <= 0:
+        if not _number(getattr(found, name)) or getattr(found, name) <= 0:
             raise UserError(f"{where}: {name} {getattr(found, name)}: expected a number above 0")
+    try:
+        codebooks_of(str(found.storage))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not isinstance(found.teachers, Mapping):  # in YAML, an empty block is null
+        raise UserError(
+            f"{where}: teachers: expected options of each, as `hubert: {{layer: 9}}`, found "
+            f"{found.teachers!r}; leave the line out if there are none"
+        )
     for name, own in found.teachers.items():
         _known(own or {}, TeacherConf, f"{where}: teachers: {name}")
         try:
@@ -83,6 +93,37 @@ def parse_places(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--teacher {word}: {name} occurs twice")
         places[name] = place
     return places
+
+
+def parse_weights(words: Sequence[str], teachers: Sequence[str]) -> dict[str, float]:
+    """`NAME=WEIGHT` each, as the recipe's `--teacher_weights` has them.
+
+    Args:
+        words: see there; none: all teachers alike.
+        teachers: names that there are.
+
+    Raises:
+        UserError: another form, a teacher that is not there, a name twice, or no weight above 0.
+    """
+    weights: dict[str, float] = {}
+    for word in words:
+        name, _, weight = word.partition("=")
+        if name not in teachers:
+            raise UserError(
+                f"--teacher_weights {word}: expected NAME=WEIGHT of one of the teachers, "
+                f"{', '.join(teachers)}"
+            )
+        if name in weights:
+            raise UserError(f"--teacher_weights {word}: {name} occurs twice")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 <= weights[name] < math.inf:
+            raise UserError(f"--teacher_weights {word}: expected a weight of 0 or more, as {name}=0.5")
+    if weights and not any(weights.values()):
+        raise UserError("--teacher_weights: none is above 0, so that there is no target")
+    return weights or dict.fromkeys(teachers, 1.0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +158,7 @@ def encoder_options(conf: Mapping) -> EncoderOptions:
     """
     options = _typed(conf, EncoderOptions, "distillation_conf")
     if not isinstance(options.teachers, Mapping) or not all(
-        isinstance(w, (int, float)) and not isinstance(w, bool) and w >= 0 for w in options.teachers.values()
+        _number(weight) and weight >= 0 for weight in options.teachers.values()
     ):
         raise UserError("distillation_conf: teachers: expected NAME: WEIGHT each, weights of 0 or more")
     if not options.weights:
@@ -125,10 +166,10 @@ def encoder_options(conf: Mapping) -> EncoderOptions:
     for name, good, wanted in (
         ("rule", options.rule in RULES, f"one of {', '.join(RULES)}"),
         ("loss", options.loss in ("l1", "codes"), "l1 or codes"),
-        ("cosine", options.cosine >= 0, "0 or more"),
+        ("cosine", 0 <= options.cosine < math.inf, "0 or more"),
         ("size", options.size >= 0, "0 (the smallest teacher's) or more"),
         ("tolerance", options.tolerance >= 0, "0 or more frames"),
-        ("unlabelled_weight", options.unlabelled_weight >= 0, "0 or more"),
+        ("unlabelled_weight", 0 <= options.unlabelled_weight < math.inf, "0 or more"),
         ("variance_steps", options.variance_steps >= 1, "at least 1"),
         ("least_variance", 0 <= options.least_variance < 1, "from 0 to below 1"),
         ("statistics_utterances", options.statistics_utterances >= 1, "at least 1"),
@@ -166,8 +207,8 @@ def student_options(conf: Mapping) -> StudentOptions:
     options = _typed(conf, StudentOptions, "distillation_conf")
     for name, good, wanted in (
         ("freeze_updates", options.freeze_updates >= 0, "0 or more"),
-        ("path_weight", options.path_weight >= 0, "0 or more"),
-        ("temperature", options.temperature > 0, "above 0"),
+        ("path_weight", 0 <= options.path_weight < math.inf, "0 or more"),
+        ("temperature", 0 < options.temperature < math.inf, "above 0"),
         ("path", options.path in ("greedy", "best"), "greedy or best"),
         ("path_norm", options.path_norm in ("utterance", "node"), "utterance or node"),
         ("shift", options.shift >= 0, "0 or more frames"),
@@ -176,6 +217,11 @@ def student_options(conf: Mapping) -> StudentOptions:
         if not good:
             raise UserError(f"distillation_conf: {name} {getattr(options, name)}: expected {wanted}")
     return options
+
+
+def _number(value) -> bool:
+    """Whether YAML has given a finite number; a bool is an int in Python."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _known(conf: Mapping, kind: type, where: str) -> None:

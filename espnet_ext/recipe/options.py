@@ -114,7 +114,10 @@ class Option:
             if self.maximum == math.inf:
                 raise ValueError(f"a number of at least {self.minimum:g}")
             raise ValueError(f"a number from {self.minimum:g} to {self.maximum:g}")
-        return value
+        if self.type == "floats":  # parts of names, as of sp0.9-utterances
+            return value
+        # One spelling: bash takes 08 for a wrong octal number, and 0.0 is the 0 that a definition asks for.
+        return repr(number + 0).removesuffix(".0")  # + 0: no negative zero
 
     @staticmethod
     def _check_rate(value: str) -> None:

@@ -106,7 +106,12 @@ def test_commands_of_systems(repo_root, tmp_path):
         repo_root, tmp_path, "--stage", "1", "--method", "distillation", "--teachers", "hubert=/models/hubert"
     )
     assert whole.index(looks) < whole.index("# stage 6")  # before anything is trained
-    assert looks not in dry_run(repo_root, tmp_path, "--stage", "1", "--system", "distillation")
+    own = dry_run(
+        repo_root, tmp_path, "--stage", "1", "--system", "distillation_bestrq", "--path_weight", "0.0"
+    )
+    assert own.index(f"{looks} ") < own.index("# stage 6") and "--weights bestrq=1 -- supervised=" in own
+    assert "--path_teacher" not in own  # 0.0 is 0
+    assert looks not in dry_run(repo_root, tmp_path, "--stage", "1", "--system", "distillation_scratch")
 
     live = dry_run(repo_root, tmp_path, "--method", "distillation", "--on_the_fly", "true")
     assert "distill_targets" not in live

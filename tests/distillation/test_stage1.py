@@ -402,6 +402,8 @@ def test_live_teachers_are_the_stored_ones(toy, recogniser):
     [
         ({}, "none has a weight above 0"),
         ({"teachers": {"a": -1}}, "weights of 0 or more"),
+        ({"teachers": {"a": float("inf")}}, "weights of 0 or more"),
+        ({"teachers": {"a": 1}, "cosine": float("inf")}, "cosine inf: expected 0 or more"),
         ({"teachers": {"a": 1}, "rule": "sum"}, "rule sum: expected one of"),
         ({"teachers": {"a": 1}, "cosine": "1e-3"}, "cosine '1e-3': expected a number"),
         ({"teachers": {"a": 1}, "lambda": 1}, "unknown lambda"),

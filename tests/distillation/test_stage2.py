@@ -285,6 +285,7 @@ def test_export_is_plain_espnet(toy, stage1):
         ({"freeze_updates": -1}, "freeze_updates -1: expected 0 or more"),
         ({"freeze_updates": 1.5}, "expected a whole number"),
         ({"temperature": 0}, "temperature 0: expected above 0"),
+        ({"temperature": float("inf")}, "temperature inf: expected above 0"),
         ({"path": "viterbi"}, "path viterbi: expected greedy or best"),
         ({"teachers": {}}, "unknown teachers"),
     ],

@@ -61,6 +61,46 @@ def test_teachers_are_looked_at_before_anything_is_trained(hub, tmp_path, monkey
     assert hub == []
 
 
+def test_weights_and_settings_are_looked_at_with_the_teachers(tmp_path, monkeypatch, capsys):
+    """Else a weight of a misspelt teacher, or a wrong storage, is found after hours of stage 6."""
+    monkeypatch.chdir(tmp_path)
+    conf = tmp_path / "targets.yaml"
+    conf.write_text("teachers: {wavlm: {layer: 9}, wavlmm: {layer: 7}}\n")
+    own = ["--check", "--own", "exp", "--config", "targets.yaml", "--weights"]
+    places = ["--", "wavlm=exp/a/export", "hubert=exp/b/export"]
+    assert fetch_teachers.main([*own, "wavlm=2", *places]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "wavlm=exp/a/export: not there yet",
+        "  layer 9, reduce mean, stored as fp16",
+        "hubert=exp/b/export: not there yet",
+        "  layer last, reduce mean, stored as fp16 (targets.yaml has no settings of hubert); its weight "
+        "is 0: not used",
+        "  targets.yaml has settings of wavlmm, which is no teacher here",
+    ]
+    assert fetch_teachers.main([*own, *places]) == 0  # all alike
+    for words, content, message in (
+        (
+            ["huber=1"],
+            "",
+            "--teacher_weights huber=1: expected NAME=WEIGHT of one of the teachers, wavlm, hubert",
+        ),
+        (["wavlm=much"], "", "--teacher_weights wavlm=much: expected a weight of 0 or more, as wavlm=0.5"),
+        (["wavlm=inf"], "", "wavlm=inf: expected a weight"),
+        (["wavlm"], "", "--teacher_weights wavlm: expected a weight"),
+        (["wavlm=0"], "", "none is above 0"),
+        (["wavlm=1", "wavlm=2"], "", "wavlm occurs twice"),
+        ([], "storage: int4\n", "targets.yaml: storage int4: expected fp16, int8"),
+        ([], "batch_seconds: true\n", "targets.yaml: batch_seconds True: expected a number above 0"),
+        ([], "shard_seconds: .nan\n", "targets.yaml: shard_seconds nan: expected a number above 0"),
+        ([], "teachers:\n", "targets.yaml: teachers: expected options of each"),
+        ([], "teachers: [wavlm]\n", "targets.yaml: teachers: expected options of each"),
+        ([], "teachers: {wavlm: {layer: 0}}\n", "targets.yaml: teachers: wavlm: layer 0: expected"),
+    ):
+        conf.write_text(content)
+        assert fetch_teachers.main([*own, *words, *places]) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_a_model_that_is_nowhere(hub):
     with pytest.raises(UserError, match="teacher x/y: is no file or folder, not in the cache .* no route to"):
         fetch_teachers.fetch("x/y")

@@ -100,6 +100,22 @@ def test_list_and_help(recipe):
     )
 
 
+def test_a_number_has_one_spelling():
+    """bash would take 08 for a wrong octal number, and definitions ask for the value 0."""
+    from espnet_ext.recipe.options import Option
+
+    whole, real, several = (Option("x", "g", "", kind) for kind in ("int", "float", "floats"))
+    assert [whole.check(word) for word in ("08", " 1_000", "+3", "-0")] == ["8", "1000", "3", "0"]
+    assert [real.check(word) for word in ("0.0", "-0.0", "0.10", "1e-3", "20")] == [
+        "0",
+        "0",
+        "0.1",
+        "0.001",
+        "20",
+    ]
+    assert several.check("0.90 1.0") == "0.90 1.0"  # they become parts of names
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [
