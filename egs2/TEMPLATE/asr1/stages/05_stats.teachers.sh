@@ -10,7 +10,8 @@
 if [ "${own_teachers}" = true ]; then
     places=("supervised=${pretrain_exp}/export" "bestrq=${bestrq_exp}/export")
 else
-    read -r -a places <<<"${teachers}"
+    # shellcheck disable=SC2206 # a list of NAME=PLACE
+    places=(${teachers})
 fi
 # shellcheck disable=SC2086 # a list of NAME=W
 run "${cpu_cmd}" "${logdir}/05_stats_teachers_${tag}.log" \
