@@ -61,6 +61,13 @@ class EncoderTask(StudentTask):
         add("--init_stage1_nbest", type=int, default=5, help="best epochs of it that are averaged")
 
     @classmethod
+    def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:
+        """Refuse what `--distillation_conf` must not say; early, nobody has named the teachers yet."""
+        conf = args.distillation_conf
+        encoder_options({"teachers": {"-": 1}, **conf} if early and isinstance(conf, dict) else conf)
+        super().check_options(args, early, files)
+
+    @classmethod
     def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
         options = encoder_options(args.distillation_conf)
         if bool(args.targets_dir) == bool(args.live_teacher):

@@ -29,10 +29,17 @@ class StudentTask(TransducerTask):
         )
 
     @classmethod
-    def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
+    def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:
+        """Refuse a front end, or chunks, that a student cannot have."""
         frame_shift_of(vars(args))
         if args.streaming_chunk < 0:
             raise UserError(f"--streaming_chunk {args.streaming_chunk}: expected 0 (no streaming) or more")
+        if args.streaming_chunk:
+            look_ahead(vars(args), args.streaming_chunk)
+
+    @classmethod
+    def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
+        cls.check_options(args)
         if args.streaming_chunk:
             found = look_ahead(vars(args), args.streaming_chunk)
             rate = int(args.frontend_conf.get("fs", 16000))

@@ -14,7 +14,6 @@ from espnet_ext.distillation.targets import attach_clean_audio
 from espnet_ext.distillation.teachers import read_json
 from espnet_ext.errors import UserError
 from espnet_ext.train.method import Method
-from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.world import World
 
@@ -31,15 +30,17 @@ class DistillationTask(StudentTask):
         group.add_argument("--path_teacher", help="exported transducer whose one best path is followed")
 
     @classmethod
-    def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
+    def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:
+        """Refuse what `--distillation_conf` must not say; early, nobody has named a path teacher yet."""
         options = student_options(args.distillation_conf)
-        if options.path_weight and not args.path_teacher:
+        if options.path_weight and not args.path_teacher and not early:
             raise UserError(
-                "distillation_conf path_weight: needs --path_teacher, an exported transducer; or set it to 0"
+                "distillation_conf path_weight: needs --path_teacher, an exported transducer (of a recipe, "
+                "its own option --path_weight names one); or set it to 0"
             )
         if args.stage1_nbest < 1:
             raise UserError(f"--stage1_nbest {args.stage1_nbest}: expected at least 1")
-        return super().train(args, stop)
+        super().check_options(args, early, files)
 
     @classmethod
     def _initialise(cls, args: argparse.Namespace, model: TransducerModel) -> None:

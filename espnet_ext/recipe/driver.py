@@ -13,6 +13,7 @@ from pathlib import Path
 
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.recipe.configs import known_configs
+from espnet_ext.recipe.early import Early
 from espnet_ext.recipe.execute import StageRun
 from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.findings import LAST, findings
@@ -92,7 +93,7 @@ class Driver:
             return self._dry_run(selected)
         if self.values.get("preflight") == "only":
             return preflight_now(self, Records(self.values["expdir"]).folder)
-        self._check_trainings(selected)
+        self._check_early(selected)
         if self.values.get("submit") == "true":
             return Submission(self, self.submitter()).submit(selected)
         return self.run_here(selected)
@@ -203,20 +204,11 @@ class Driver:
                 "--finetune_args"
             )
 
-    def _check_trainings(self, selected: list[Stage]) -> None:
-        """What a training would refuse of its options is refused now, where other work comes before it."""
+    def _check_early(self, selected: list[Stage]) -> None:
+        """What later stages would refuse is refused now, where other work comes before them."""
         force = self.values["force"] == "true"
         work = [stage for stage in selected if force or self.state_of(stage).status().state != DONE]
-        for stage in [stage for stage in work[1:] if stage.training]:
-            configs = [self.config_file(self.values[name]) for name in stage.training]
-            own = ["--task", self.values["task"], "--seed", self.values["seed"], *configs]
-            if self.values.get("submit") != "true":  # else jobs that are in the queue may write what it names
-                own += ["--start", self.values["pretrain_exp"]]
-            command = [sys.executable, "-m", "espnet_ext.bin.check_training", *own, "--", *self._words(stage)]
-            found = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            _, error, message = found.stderr.rpartition("error: ")
-            if found.returncode == 1 and error:  # anything else than a wrong option shows when its time comes
-                raise UserError(f"{stage} would refuse its options: {message.strip()}")
+        Early(work, self.values, self.config_file).check(self._words)
 
     def _check_back_end(self) -> None:
         """Let cmd.sh refuse a back end before anything is run or written."""

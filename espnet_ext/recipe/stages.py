@@ -3,7 +3,9 @@
 Header fields: ``does`` (a line for the table), ``scope`` (``recipe``, or what the stage is done for, such as
 the experiment ``pretrain_${tag}``), ``options`` (those that decide the result), ``uncounted`` (those that do
 not, as nj), ``arguments`` (an option whose words the script gets as ``"$@"``), ``training`` (options that
-name the configurations of a training, whose options are tried before the stages before it run),
+name the configurations of a training, whose options are tried before the stages before it run), ``task``
+(of that training; without it the method's), ``decoding`` (options that name the configurations of a model,
+for which ``decode_configs`` are tried as early),
 ``inputs``, ``outputs`` and ``logs`` (paths; a trailing `` ?`` marks one that may be absent), ``grows``
 (paths, ``*`` in them at will, of files that appear or change as work gets further that goes on after an
 interruption; a training's checkpoint need not be named).
@@ -42,6 +44,8 @@ class Stage:
     uncounted: tuple[str, ...] = ()
     arguments: str = ""
     training: tuple[str, ...] = ()
+    task: str = ""
+    decoding: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
@@ -102,7 +106,7 @@ def _load(file: Path, match: re.Match) -> Stage:
         header.append(line[2:])
     try:
         fields = yaml.safe_load("\n".join(header))
-        for key in ("options", "uncounted", "training", "inputs", "outputs", "logs", "grows"):
+        for key in ("options", "uncounted", "training", "decoding", "inputs", "outputs", "logs", "grows"):
             fields[key] = tuple(fields.get(key) or ())
         part = match[3] or ""
         when = fields.pop("when", {"method": [part]} if part else {})

@@ -229,6 +229,70 @@ def test_options_of_a_training_are_tried_before_other_stages_run(corpus, monkeyp
     assert "stage 8 finetune needs " in capsys.readouterr().err
 
 
+def test_ways_to_decode_are_tried_before_other_stages_run(corpus, real_template, monkeypatch, capsys):
+    """Else a way that the model does not have, or a slip of its YAML, is found after hours of training."""
+    monkeypatch.chdir(corpus.folder)
+    mine = corpus.folder / "conf/mine.yaml"
+    shutil.copy(
+        real_template / "conf/pretrain_transducer.yaml", mine
+    )  # under another name: no defaults know it
+    (corpus.folder / "conf/decode_slip.yaml").write_text("method: joint\nbeam_sise: 3\n")
+    (corpus.folder / "conf/decode_slips.yaml").write_text("method: joint\ntune: {penalty: [.nan]}\n")
+    for words, message in (
+        (
+            ["--pretrain_config", "conf/mine.yaml"],
+            "cannot decode the model of conf/mine.yaml, which is a transducer",
+        ),
+        (["--decode_configs", "ctc transducer"], "method transducer cannot decode the model of"),
+        (
+            ["--decode_configs", "slip"],
+            "conf/decode_slip.yaml: unknown option `beam_sise`; did you mean `beam_size`?",
+        ),
+        (["--decode_configs", "slips"], "conf/decode_slips.yaml: tune: penalty: expected a finite number"),
+        (
+            ["--decode_configs", "att joint_lm"],
+            "lm_weight 0.3: there is no language model; add --use_lm true",
+        ),
+        (
+            ["--method", "distillation", "--pretrain_config", "conf/pretrain.yaml"],
+            "conf/student.yaml, which is a tr",
+        ),
+    ):
+        assert main(["--template", str(corpus.template), *words]) == 1
+        output = capsys.readouterr().err
+        assert (
+            output.startswith("error: stage 10 decode would refuse --decode_configs: ") and message in output
+        )
+    assert not (corpus.folder / "exp").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "message"),
+    [
+        ("distillation_encoder", ["--distillation_conf", "cosine=-1"], "cosine -1: expected 0 or more"),
+        ("distillation_encoder", ["--max_epochh", "1"], "did you mean --max_epoch?"),
+        ("distillation", ["--distillation_conf", "temperature=0"], "temperature 0: expected above 0"),
+        ("distillation", ["--streaming_chunk", "-1"], "--streaming_chunk -1: expected 0"),
+        ("distillation_encoder", [], ""),
+        ("distillation", ["--distillation_conf", "path_weight=1"], ""),
+        ("ssl", [], ""),
+        ("ssl", ["--max_epochh", "1"], "did you mean --max_epoch?"),
+    ],
+)
+def test_trainings_of_distillation_are_tried_early(stages, real_template, capsys, task, words, message):
+    from espnet_ext.bin import check_training
+
+    tried = [stage for stage in stages if stage.training and (stage.task or stage.part) == task]
+    assert len(tried) == 1
+    model = "pretrain" if task == "ssl" else "student"
+    configs = [str(real_template / f"conf/{model}.yaml")]
+    if task == "ssl":
+        configs.append(str(real_template / "conf/distil_bestrq.yaml"))
+    code = check_training.main(["--task", task, "--seed", "1", *configs, "--start", "exp/x", "--", *words])
+    output = capsys.readouterr().err
+    assert (code, message in output) == (int(bool(message)), True), output
+
+
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -5,6 +5,8 @@
 # options: [bestrq_config, bestrq_model, bestrq_args, seed, token_type, noise_scp, rir_scp, dump, stats_dir, pretrain_data, unlabelled_set, valid_set, bestrq_exp]
 # uncounted: [ngpu, resume]
 # arguments: bestrq_args
+# training: [bestrq_model, bestrq_config]
+# task: ssl
 # inputs:
 # - ${dump}/${pretrain_data}/content ?
 # - ${dump}/${unlabelled_set}/content ?

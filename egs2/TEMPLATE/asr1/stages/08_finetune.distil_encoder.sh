@@ -5,6 +5,8 @@
 # options: [student_config, streaming_config, stage1_config, stage1_args, teachers, teacher_weights, teacher_config, on_the_fly, nbest, own_teachers, pretrain_exp, bestrq_exp, seed, token_type, feats_type, noise_scp, rir_scp, dump, stats_dir, pretrain_data, student_data, stage1_more, valid_set, stored_targets, stage1_exp]
 # uncounted: [ngpu, resume, stage1_tag]
 # arguments: stage1_args
+# training: [student_config, streaming_config, stage1_config]
+# task: distillation_encoder
 # inputs:
 # - ${dump}/${student_data}/content ?
 # - ${dump}/${stage1_more}/content ?

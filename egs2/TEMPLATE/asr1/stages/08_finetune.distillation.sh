@@ -5,6 +5,7 @@
 # options: [method, student_config, streaming_config, finetune_config, finetune_args, path_weight, path_teacher, seed, token_type, feats_type, noise_scp, rir_scp, nbest, dump, stats_dir, pretrain_data, student_data, valid_set, stage1_exp, finetune_exp]
 # uncounted: [ngpu, resume, tag]
 # arguments: finetune_args
+# training: [student_config, streaming_config, finetune_config]
 # inputs:
 # - ${dump}/${student_data}/content ?
 # - ${dump}/${valid_set}/content ?

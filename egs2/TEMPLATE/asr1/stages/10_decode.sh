@@ -4,6 +4,7 @@
 # scope: ${method}_${tag}
 # options: [finetune_exp, train_exp, ensemble, decode_configs, lm_exp, dump, valid_set, test_sets]
 # uncounted: [ngpu, inference_nj, logdir, method, tag]
+# decoding: [decoded_config]
 # inputs:
 # - ${dump}/${valid_set}/content ?
 # - ${dump}/${test_sets}/content ?

@@ -4,6 +4,7 @@
 # scope: ${pretrain_name}
 # options: [pretrain_exp, decode_configs, lm_exp, dump, valid_set, test_sets]
 # uncounted: [ngpu, inference_nj, logdir]
+# decoding: [pretrain_config]
 # inputs:
 # - ${dump}/${valid_set}/content ?
 # - ${dump}/${test_sets}/content ?

@@ -1,0 +1,70 @@
+"""What a later stage would refuse is refused before the stages before it run, which may take hours."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from espnet_ext.errors import UserError
+from espnet_ext.recipe.options import read_yaml
+from espnet_ext.recipe.stages import Stage
+
+#: In the YAML of a transducer, and of no other model.
+_TRANSDUCER = "joint_network_conf"
+
+
+class Early:
+    """Looks ahead at the stages that are to be run, but the first one, which tells at once itself.
+
+    Args:
+        work: those stages, in order.
+        values: of all options.
+        config_file: from the name of a configuration to its file.
+    """
+
+    def __init__(self, work: Sequence[Stage], values: dict[str, str], config_file: Callable[[str], str]):
+        self.work, self.values, self.config_file = work[1:], values, config_file
+
+    def check(self, words: Callable[[Stage], list[str]]) -> None:
+        """Ways to decode, then the options of trainings.
+
+        Args:
+            words: from a stage to the words of its option `arguments`.
+
+        Raises:
+            UserError: naming the stage that would refuse it.
+        """
+        for stage in self.work:
+            if stage.decoding and not self.values.get("ensemble"):
+                self._check_decoding(stage)
+        for stage in self.work:
+            if stage.training:
+                self._check_training(stage, words(stage))
+
+    def files(self, options: Sequence[str]) -> list[str]:
+        """Configuration files that options name; an empty one names none."""
+        return [self.config_file(self.values[name]) for name in options if self.values[name]]
+
+    def _check_decoding(self, stage: Stage) -> None:
+        """Its YAML, and whether the model can be asked that way."""
+        models = self.files(stage.decoding)
+        transducer = any(_TRANSDUCER in read_yaml(Path(file)) for file in models)
+        ways = [f"conf/decode_{name}.yaml" for name in self.values["decode_configs"].split()]
+        command = ["-m", "espnet_ext.bin.check_decoding", "--model", models[-1], "--configs"]
+        command += [*map(self.config_file, ways), "--transducer", str(transducer).lower()]
+        self._try(stage, [*command, "--use_lm", self.values["use_lm"]], "--decode_configs")
+
+    def _check_training(self, stage: Stage, words: list[str]) -> None:
+        """Its options."""
+        task = stage.task or self.values["task"]
+        own = ["--task", task, "--seed", self.values["seed"], *self.files(stage.training)]
+        if self.values.get("submit") != "true":  # else jobs that are in the queue may write what it names
+            own += ["--start", self.values["pretrain_exp"]]
+        self._try(stage, ["-m", "espnet_ext.bin.check_training", *own, "--", *words], "its options")
+
+    @staticmethod
+    def _try(stage: Stage, command: list[str], what: str) -> None:
+        found = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True, check=False)
+        _, error, message = found.stderr.rpartition("error: ")
+        if found.returncode == 1 and error:  # anything else than a wrong option shows when its time comes
+            raise UserError(f"{stage} would refuse {what}: {message.strip()}")
