@@ -288,6 +288,8 @@ class Driver:
         maker = next((other for other in stages if missing[0] in self.state_of(other).outputs), None)
         if maker and maker is not state.stage:
             hint = f"it is written by {maker}: run it first (--stage {maker.name} --stop_stage {maker.name})"
+        elif named := [o for o in self.options.table.values() if self.values[o.name] == missing[0]]:
+            hint = f"--{named[0].name} names it: {named[0].help}"
         else:
             hint = "check the options (--help) and the path"
         raise UserError(f"{state.stage} needs {missing[0]}, which does not exist; {hint}")

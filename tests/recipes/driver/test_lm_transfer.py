@@ -1,5 +1,33 @@
 """Stages of `--method lm_transfer`: which language model teaches what, and where it is found again."""
 
+import pytest
+
+from espnet_ext.errors import UserError
+from espnet_ext.recipe.driver import Driver
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["--method", "lm_transfer"], "stats.lm_transfer"), (["--use_lm", "true"], "stats.lm")],
+)
+def test_sentences_are_looked_for_before_stage_6(recipe, real_template, monkeypatch, words, part):
+    """A corpus of one's own has none: it was told when hours of stage 6 were over."""
+    monkeypatch.chdir(recipe.folder)
+    (recipe.folder / "data/token_list/unigram200").mkdir(parents=True)
+    (recipe.folder / "data/token_list/unigram200/tokens.txt").write_text("<blank>\n")
+    recipe.template = real_template
+    output = recipe(*words, "--stage", "stats", "--dry_run", code=1)
+    assert "--lm_text FILE" in output and "# stage 6" not in output
+    driver = Driver(real_template, [*words, "--lm_text", "data/text_only/text"])
+    driver.parse()
+    stages = driver.stages()
+    labels = [stage.label for stage in stages]
+    assert labels.index(part) < labels.index("pretrain")
+    state = driver.state_of(stages[labels.index(part)])
+    message = "needs data/text_only/text, which does not exist; --lm_text names it: sentences without audio"
+    with pytest.raises(UserError, match=message):
+        driver._check_inputs(state, stages)
+
 
 def test_transducer_with_the_recipes_own_language_model(recipe, real_template):
     recipe.template = real_template
