@@ -13,7 +13,7 @@ from pathlib import Path
 
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.recipe.configs import known_configs
-from espnet_ext.recipe.early import Early
+from espnet_ext.recipe.early import Early, left_stale
 from espnet_ext.recipe.execute import StageRun
 from espnet_ext.recipe.expand import expand
 from espnet_ext.recipe.findings import LAST, findings
@@ -258,6 +258,8 @@ class Driver:
         return 0
 
     def _run_stages(self, selected: list[Stage], stages: list[Stage], descriptors: list[int]) -> int:
+        for line in left_stale(stages, selected, self.state_of):
+            say(line)
         for stage in selected:
             state = self.state_of(stage)
             # Rows of a matrix share stages: one runs it, the others wait and find it done.

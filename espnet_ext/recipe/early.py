@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from espnet_ext.errors import UserError
@@ -11,6 +11,27 @@ from espnet_ext.recipe.stages import Stage
 
 #: In the YAML of a transducer, and of no other model.
 _TRANSDUCER = "joint_network_conf"
+
+
+def left_stale(stages: Sequence[Stage], selected: Sequence[Stage], state_of: Callable) -> Iterator[str]:
+    """A line for each stage before the selected ones that would not be what it was: its files have changed.
+
+    Whoever begins at stage 8 after a transcript was corrected trains with the lengths of the former one.
+
+    Args:
+        stages: all, in order.
+        selected: those that are to run.
+        state_of: from a stage to its `StageState`.
+    """
+    last = max((stage.number for stage in selected), default=0)
+    chosen = {stage.label for stage in selected}
+    for stage in stages:
+        if stage.number < last and stage.label not in chosen and (files := state_of(stage).changed_files()):
+            more = f" and {len(files) - 1} more" if files[1:] else ""
+            yield (
+                f"note: {stage} is not among the stages to run, and has read {files[0]}{more} before that "
+                f"changed; what follows stands on its old result (--stage {stage.name} does it again)"
+            )
 
 
 class Early:

@@ -102,6 +102,18 @@ class StageState:
             "; ".join(found[:3]) + (f"; {len(found) - 3} more" if len(found) > 3 else "") or "options changed"
         )
 
+    def changed_files(self) -> list[str]:
+        """Inputs of a finished run that are there and differ from what it read; options are not asked."""
+        record = self.record()
+        if record is None or record.get("state") != DONE:
+            return []
+        before = record.get("inputs") or {}
+        return [
+            path
+            for path in self.inputs
+            if path in before and fingerprint(Path(path)) not in (before[path], "missing")
+        ]
+
     def missing_outputs(self) -> list[str]:
         """Outputs that should be there and are not."""
         return [path for path, optional in self.outputs.items() if not optional and not os.path.lexists(path)]

@@ -86,6 +86,17 @@ def test_stale_after_a_change_of_the_script_but_not_of_its_comments(recipe):
     assert "02_two.sh changed" in recipe.why("two")
 
 
+def test_who_begins_behind_a_stale_stage_is_told(recipe):
+    """A transcript is corrected after the statistics, and training begins at stage 8: not a word was said."""
+    recipe()
+    assert "note: " not in recipe("--stage", "three", "--force")
+    (recipe.folder / "data/one.txt").write_text("corrected\n")
+    output = recipe("--stage", "three", "--force", "--text", "other")
+    assert "note: stage 2 two is not among the stages to run, and has read data/one.txt before that" in output
+    assert "note: stage 1" not in output  # another option of a stage that is not run is nobody's mistake
+    assert "note: " not in recipe("--stage", "two")
+
+
 def test_stale_after_a_change_of_the_configuration(recipe):
     recipe()
     (recipe.template / "conf/a.yaml").write_text("a: 2\n")
