@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_ext.errors import UserError
+from espnet_ext.processes import start_of
 
 NAME = ".recipe.lock"
 #: In the environment of rows of a matrix: they work in the same folders at the same time.
@@ -39,6 +40,11 @@ def locked(folders: list[Path], shared: bool = False, wait: float = 0.0) -> Iter
             stack.callback(os.close, descriptor)
             if not _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait):
                 holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or "another process"
+                if _gone(holder):
+                    raise UserError(
+                        f"{folder} is in use by jobs that {holder} has left: it was killed, and they are saving "
+                        "and ending. Wait some seconds and run it again"
+                    )
                 raise UserError(
                     f"{folder} is in use by {holder}. Wait for it, end it, or give this run folders of its "
                     "own (--expdir, --dumpdir, --datadir)"
@@ -47,6 +53,13 @@ def locked(folders: list[Path], shared: bool = False, wait: float = 0.0) -> Iter
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             descriptors.append(descriptor)
         yield descriptors
+
+
+def _gone(holder: str) -> bool:
+    """Whether the driver that took a lock is no more, while its jobs still hold it."""
+    words = holder.split()
+    mine = len(words) == 4 and words[0] == "process" and words[3] == socket.gethostname()
+    return mine and words[1].isdigit() and start_of(int(words[1])) is None
 
 
 def _take(descriptor: int, how: int, wait: float) -> bool:
