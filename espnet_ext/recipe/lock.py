@@ -42,8 +42,8 @@ def locked(folders: list[Path], shared: bool = False, wait: float = 0.0) -> Iter
                 holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or "another process"
                 if _gone(holder):
                     raise UserError(
-                        f"{folder} is in use by jobs that {holder} has left: it was killed, and they are saving "
-                        "and ending. Wait some seconds and run it again"
+                        f"{folder} is in use by jobs that {holder} has left: it was killed, and they are "
+                        "saving and ending. Wait some seconds and run it again"
                     )
                 raise UserError(
                     f"{folder} is in use by {holder}. Wait for it, end it, or give this run folders of its "
