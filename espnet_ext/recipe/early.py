@@ -1,5 +1,6 @@
 """What a later stage would refuse is refused before the stages before it run, which may take hours."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -58,9 +59,9 @@ class Early:
         for stage in self.work:
             if stage.decoding and not self.values.get("ensemble"):
                 self._check_decoding(stage)
-        for stage in self.work:
-            if stage.training:
-                self._check_training(stage, words(stage))
+        trainings = {str(stage): self._training(stage, words(stage)) for stage in self.work if stage.training}
+        if trainings:
+            self._try(["-m", "espnet_ext.bin.check_training", "--several", json.dumps(trainings)])
 
     def files(self, options: Sequence[str]) -> list[str]:
         """Configuration files that options name; an empty one names none."""
@@ -73,19 +74,20 @@ class Early:
         ways = [f"conf/decode_{name}.yaml" for name in self.values["decode_configs"].split()]
         command = ["-m", "espnet_ext.bin.check_decoding", "--model", models[-1], "--configs"]
         command += [*map(self.config_file, ways), "--transducer", str(transducer).lower()]
-        self._try(stage, [*command, "--use_lm", self.values["use_lm"]], "--decode_configs")
+        command += ["--use_lm", self.values["use_lm"]]
+        self._try(command, f"{stage} would refuse --decode_configs: ")
 
-    def _check_training(self, stage: Stage, words: list[str]) -> None:
-        """Its options."""
+    def _training(self, stage: Stage, words: list[str]) -> list[str]:
+        """Words of `check_training` about its options."""
         task = stage.task or self.values["task"]
         own = ["--task", task, "--seed", self.values["seed"], *self.files(stage.training)]
         if self.values.get("submit") != "true":  # else jobs that are in the queue may write what it names
             own += ["--start", self.values["pretrain_exp"]]
-        self._try(stage, ["-m", "espnet_ext.bin.check_training", *own, "--", *words], "its options")
+        return [*own, "--", *words]
 
     @staticmethod
-    def _try(stage: Stage, command: list[str], what: str) -> None:
+    def _try(command: list[str], before: str = "") -> None:
         found = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True, check=False)
         _, error, message = found.stderr.rpartition("error: ")
         if found.returncode == 1 and error:  # anything else than a wrong option shows when its time comes
-            raise UserError(f"{stage} would refuse {what}: {message.strip()}")
+            raise UserError(before + message.strip())

@@ -229,6 +229,23 @@ def test_options_of_a_training_are_tried_before_other_stages_run(corpus, monkeyp
     assert "stage 8 finetune needs " in capsys.readouterr().err
 
 
+def test_all_trainings_are_tried_in_one_process(corpus, monkeypatch, capsys):
+    """What takes seconds is to begin; the message names the training to blame, here the second of three."""
+    monkeypatch.chdir(corpus.folder)
+    wrong = ["--method", "distillation", "--stage1_args", "--max_epochh 1", "--seed", "3"]
+    started, real = [], subprocess.run
+
+    def run(command, **options):
+        started.append(command)
+        return real(command, **options)
+
+    monkeypatch.setattr("espnet_ext.recipe.early.subprocess.run", run)
+    assert main(["--template", str(corpus.template), *wrong]) == 1
+    message = "error: stage 8 finetune.distil_encoder would refuse its options: unrecognized arguments: "
+    assert capsys.readouterr().err.startswith(f"{message}--max_epochh")
+    assert sum("--several" in command for command in started) == 1
+
+
 def test_ways_to_decode_are_tried_before_other_stages_run(corpus, real_template, monkeypatch, capsys):
     """Else a way that the model does not have, or a slip of its YAML, is found after hours of training."""
     monkeypatch.chdir(corpus.folder)
