@@ -21,6 +21,11 @@ Span = tuple[int, int]
 class SpanTokenizer(Tokenizer):
     """The recogniser's tokens with the characters that they cover."""
 
+    @property
+    def characters(self) -> bool:
+        """Whether every token is one character."""
+        return self._sentencepiece is None
+
     def spans(self, text: str) -> list[Span]:
         """Characters of each piece of `pieces(text)`. A piece that only marks a word's beginning covers
         the space before it, or nothing; SentencePiece's normalisation (full-width letters, ligatures) is

@@ -158,10 +158,13 @@ class Dump:
             end = len(self.tokenizer) - 1
             numbers = ([*self.tokenizer.encode(text), end] for text in self.train)
             writer.finish(self.train, numbers, len(self.tokenizer))
+            there, whole = int(writer.summary()["rows"]), sum(writer.rows(text) for text in self.train)
         finally:
             writer.close()
         cut = getattr(self.teacher, "cut", 0)
         note = f"; {cut} are longer than the LM's window and were read in parts" if cut else ""
+        if absent := 1 - there / max(1, whole):
+            note += f"; {absent:.1%} of the training transcripts' tokens have no embedding, and no target"
         return f"{self.folder}: targets of {plan.transcripts} transcripts are complete{note}"
 
     def _describe(self, plan: Plan) -> str:

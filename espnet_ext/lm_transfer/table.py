@@ -25,7 +25,8 @@ class TableTeacher:
     `<words> <size>`.
 
     A table that holds most of the recogniser's own tokens is read token by token, another one word by word
-    (as it is written, or in lower case). What it lacks has no target.
+    (as it is written, or in lower case). Where tokens are characters they must also be most of the table: one
+    of words has vectors of `a`, `b`, `c` too. What it lacks has no target.
 
     Args:
         path: the file.
@@ -42,7 +43,9 @@ class TableTeacher:
         unknown = np.full((1, self.size), np.nan, dtype=np.float32)
         self._vectors = np.concatenate([vectors, unknown])  # row -1 is the last
         plain = tokenizer.tokens[2:-1]  # without <blank>, <unk>, <sos/eos>
-        self.by_token = sum(token in self._rows for token in plain) > len(plain) / 2
+        known = sum(token in self._rows for token in plain)
+        self.by_token = known > len(plain) / 2 and (not tokenizer.characters or known > len(self._rows) / 2)
+        self.note = f"\n  read {'token by token' if self.by_token else 'word by word'}"
         self.identity = {
             "kind": "table",
             "table": hashlib.sha256(path.read_bytes()).hexdigest(),

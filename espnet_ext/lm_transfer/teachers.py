@@ -136,4 +136,5 @@ def look(
     if not Path(place).exists() and place != "minilm" and not place.startswith((".", "/")):
         return f"{place}: no file or folder: stage 7 looks for a model of this name on the HuggingFace hub"
     teacher = load_teacher(place, tokenizer, layers, case)
-    return f"{place}: {teacher.identity['kind']}, embeddings of {teacher.size} numbers"
+    note = getattr(teacher, "note", "")  # indented: for the screen
+    return f"{place}: {teacher.identity['kind']}, embeddings of {teacher.size} numbers{note}"

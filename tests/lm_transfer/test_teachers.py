@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from espnet_ext.errors import UserError
-from espnet_ext.lm_transfer.dump import token_embeddings
+from espnet_ext.lm_transfer.dump import Dump, token_embeddings
 from espnet_ext.lm_transfer.masked_lm import MaskedLM, tokens_digest
 from espnet_ext.lm_transfer.teachers import combine_layers, load_teacher, look
 
@@ -411,6 +411,26 @@ def test_table_by_token(tmp_path, tokenizer):
     text = "a b"
     found = token_embeddings(text, tokenizer, teacher.split(text), embed(teacher, text))
     np.testing.assert_array_equal(found, [[1], [0], [2], [6]])
+
+
+def test_words_of_one_letter_make_no_table_of_tokens(tmp_path, tokenizer):
+    """GloVe has vectors of all letters: a recogniser of characters was taught these, without a word."""
+    letters = "".join(f"{letter} 9\n" for letter in "abcde")
+    (tmp_path / "glove").write_text(letters + "bad 1\ncab 2\nace 3\nbed 4\ndad 5\n")
+    teacher = load_teacher(str(tmp_path / "glove"), tokenizer)
+    found = token_embeddings("bad", tokenizer, teacher.split("bad"), embed(teacher, "bad"))
+    np.testing.assert_array_equal(found, [[1], [1], [1], [np.nan]])
+    assert look(str(tmp_path / "glove"), tokenizer).endswith("of 1 numbers\n  read word by word")
+
+
+def test_a_dump_says_how_much_has_no_target(tmp_path, tokenizer, write_text):
+    (tmp_path / "table").write_text("bad 1\nace 2\n")
+    teacher = load_teacher(str(tmp_path / "table"), tokenizer)
+    text = write_text("text", {"u": "bad eee"})  # "bad" has one, the space, "eee" and <eos> have none
+    said = Dump([text], [], tokenizer, {"recogniser": 1}, teacher, tmp_path / "targets").run()
+    assert said.endswith(
+        "complete; 62.5% of the training transcripts' tokens have no embedding, and no target"
+    )
 
 
 def test_words_of_real_tables(tmp_path, tokenizer):
