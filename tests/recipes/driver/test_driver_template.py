@@ -223,6 +223,9 @@ def test_options_of_a_training_are_tried_before_other_stages_run(corpus, monkeyp
     output = capsys.readouterr().err
     message = "error: stage 8 finetune would refuse its options: --peers: peer2: sed: not an option of a peer"
     assert output.startswith(message), output
+    assert main(["--template", str(corpus.template), "--pretrain_args", "--max_epochh 1"]) == 1
+    message = "error: stage 6 pretrain would refuse its options: unrecognized arguments: --max_epochh"
+    assert capsys.readouterr().err.startswith(message)
     assert not (corpus.folder / "exp").exists()
     # Where the training is what comes first, it says so itself.
     assert main(["--template", str(corpus.template), *wrong, "--stage", "finetune"]) == 1

@@ -5,6 +5,8 @@
 # options: [pretrain_config, pretrain_args, seed, init_param, token_type, feats_type, noise_scp, rir_scp, dump, stats_dir, pretrain_data, valid_set, pretrain_exp]
 # uncounted: [ngpu, resume]
 # arguments: pretrain_args
+# training: [pretrain_config]
+# task: asr
 # inputs:
 # - ${dump}/${pretrain_data}/content ?
 # - ${dump}/${valid_set}/content ?
