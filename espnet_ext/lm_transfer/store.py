@@ -105,6 +105,15 @@ class TargetStore:
                 f"remove {self.folder} and run stage 7 (targets) again"
             )
 
+        end = 0
+        for first, rows in sorted(self.index.values()):
+            if first < end or rows < 0:  # the writer only ever appends
+                raise UserError(
+                    f"{self.folder / INDEX_FILE}: is damaged: {rows} rows from row {first} on, where {end} or "
+                    f"a later one was expected; remove {self.folder} and run stage 7 (targets) again"
+                )
+            end = first + rows
+
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_handle": None}
 

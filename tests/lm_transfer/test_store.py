@@ -341,3 +341,16 @@ def test_reading_in_other_processes(make_dump, write_text, tmp_path, fake_teache
     assert [queue.get(timeout=600) for _ in readers] == [0, 0]
     for reader in readers:
         reader.join()
+
+
+@pytest.mark.parametrize("first", ["0", "-2"])
+def test_rows_that_overlap_are_refused(make_dump, write_text, tmp_path, fake_teacher, first):
+    """A damaged index gave a transcript the embeddings of another one, without a word."""
+    make_dump([write_text("text", {"a": "abc", "b": "bcd"})], fake_teacher).run()
+    index = tmp_path / "targets" / "index.txt"
+    lines = [line.split() for line in index.read_text().splitlines()]
+    assert lines[-1][1] != "0"
+    lines[-1][1] = first
+    index.write_text("".join(f"{' '.join(line)}\n" for line in lines))
+    with pytest.raises(UserError, match="index.txt: is damaged: .* rows from row .*run stage 7"):
+        TargetStore(tmp_path / "targets")
