@@ -109,8 +109,8 @@ class TargetStore:
         for first, rows in sorted(self.index.values()):
             if first < end or rows < 0:  # the writer only ever appends
                 raise UserError(
-                    f"{self.folder / INDEX_FILE}: is damaged: {rows} rows from row {first} on, where {end} or "
-                    f"a later one was expected; remove {self.folder} and run stage 7 (targets) again"
+                    f"{self.folder / INDEX_FILE}: is damaged: {rows} rows from row {first} on, where {end} "
+                    f"or a later one was expected; remove {self.folder} and run stage 7 (targets) again"
                 )
             end = first + rows
 
