@@ -3,7 +3,7 @@
     settings.json       which teacher, which layer, which frame rate, how frames are stored
     codebooks.npz       of residual vector quantisation alone
     shards/<n>/data     frames of some utterances, one after the other
-    shards/<n>/index    `<key> <first byte> <frames>` a line; a shard appears whole or not at all
+    shards/<n>/index    `<key> <first byte> <frames> <checksum>` a line; a shard appears whole or not at all
     sets/<n>            utterances of a data directory: `<utterance> <key>` a line
     summary.npz         mean, deviation and covariance over the training sets' frames
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.data.embedding_codecs import Codec, make_codec
-from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, read_settings, read_summary
+from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, checksum, read_settings, read_summary
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_dir, atomic_path, atomic_write_text, read_lines
 
@@ -60,7 +60,7 @@ class EmbeddingStore:
         self.size, self.storage = int(self.settings["size"]), str(self.settings["storage"])
         self._codec: Codec | None = None
         self._handles: dict[str, int] = {}
-        self.index: dict[str, tuple[str, int, int]] = {}
+        self.index: dict[str, tuple[str, int, int, str]] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -87,7 +87,7 @@ class EmbeddingStore:
 
         Raises:
             KeyError: it is not there.
-            UserError: its file is cut short.
+            UserError: its file is cut short, or damaged.
         """
         return self.codec.decode(self._raw(key))
 
@@ -120,23 +120,26 @@ class EmbeddingStore:
         return read_summary(self.folder)
 
     def _raw(self, key: str) -> np.ndarray:
-        shard, first, frames = self.index[key]
+        shard, first, frames, check = self.index[key]
         if shard not in self._handles:
             self._handles[shard] = os.open(self.folder / "shards" / shard / "data", os.O_RDONLY)
         wanted = frames * self.codec.row_bytes
         data = os.pread(self._handles[shard], wanted, first)
         if len(data) != wanted:
             raise UserError(_cut_short(self.folder / "shards" / shard))
+        if checksum(key, data) != check:
+            folder = self.folder / "shards" / shard
+            raise UserError(f"{folder / 'data'}: is damaged (checksum of {key}); {_again(folder)}")
         return self.codec.rows(data)
 
     def _read_index(self, shard: Path) -> None:
         try:
             rows = [line.split() for _, line in read_lines(shard / "index")]
-            entries = {key: (shard.name, int(first), int(frames)) for key, first, frames in rows}
-            expected = int(self.settings["row_bytes"]) * sum(frames for _, _, frames in entries.values())
+            entries = {key: (shard.name, int(first), int(n), check) for key, first, n, check in rows}
+            expected = int(self.settings["row_bytes"]) * sum(frames for _, _, frames, _ in entries.values())
             size = (shard / "data").stat().st_size
         except (ValueError, OSError) as error:
-            raise UserError(f"{shard}: {error}; remove this folder and run stage 7 again") from None
+            raise UserError(f"{shard}: {error}; {_again(shard)}") from None
         if size != expected:
             raise UserError(_cut_short(shard))
         self.index |= entries
@@ -198,7 +201,7 @@ class EmbeddingWriter(EmbeddingStore):
             with open(temporary / "data", "wb") as handle:
                 for key, frames in items.items():
                     encoded = self.codec.encode(frames)
-                    lines.append(f"{key} {place} {len(frames)}\n")
+                    lines.append(f"{key} {place} {len(frames)} {checksum(key, encoded)}\n")
                     place += handle.write(encoded)
             (temporary / "index").write_text("".join(lines), encoding="ascii")
         self._read_index(self.folder / "shards" / name)
@@ -225,7 +228,11 @@ class EmbeddingWriter(EmbeddingStore):
 
 
 def _cut_short(shard: Path) -> str:
-    return f"{shard / 'data'}: was cut short; remove {shard} and run stage 7 (targets) again"
+    return f"{shard / 'data'}: was cut short; {_again(shard)}"
+
+
+def _again(shard: Path) -> str:
+    return f"remove {shard} and run stage 7 (targets) again"
 
 
 def _empty(folder: Path) -> None:

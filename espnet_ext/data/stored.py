@@ -17,7 +17,12 @@ from espnet_ext.files import human, read_lines
 
 SETTINGS_FILE, SUMMARY_FILE = "settings.json", "summary.npz"
 #: In the settings; other numbers are other formats.
-FORMAT = 1
+FORMAT = 2
+
+
+def checksum(key: str, data: bytes) -> str:
+    """CRC-32 of an entry of a store, its key included: eight hexadecimal digits."""
+    return f"{zlib.crc32(data, zlib.crc32(key.encode())):08x}"
 
 
 def read_settings(folder: Path, *names: str) -> dict:

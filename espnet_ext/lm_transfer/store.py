@@ -2,7 +2,7 @@
 
     settings.json   the teacher's identity, the tokens, the size of an embedding
     targets.f16     rows of E numbers, transcript after transcript: its tokens' embeddings, then that of <eos>
-    index.txt       `<key> <first row> <rows>` a line, written after the rows are
+    index.txt       `<key> <first row> <rows> <checksum>` a line, written after the rows are
     summary.npz     mean and standard deviation over the training transcripts, mean of each token
 
 A transcript's key is a hash of its text and of the settings: speed-perturbed copies share its rows, a changed
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, read_settings, read_summary
+from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, checksum, read_settings, read_summary
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_path, atomic_write_text
 
@@ -74,9 +74,10 @@ class TargetStore:
 
         Raises:
             KeyError: the transcript is not there.
-            UserError: the file is cut short.
+            UserError: the file is cut short, or damaged.
         """
-        first, rows = self.index[self.key(text)]
+        key = self.key(text)
+        first, rows, check = self.index[key]
         if self._handle is None:
             self._handle = open(self.folder / DATA_FILE, "rb")
         wanted = rows * self.size * 2
@@ -84,6 +85,11 @@ class TargetStore:
         if len(data) != wanted:
             raise UserError(
                 f"{self.folder / DATA_FILE}: was cut short; remove {self.folder}, run stage 7 again"
+            )
+        if checksum(key, data) != check:
+            raise UserError(
+                f"{self.folder / DATA_FILE}: is damaged (checksum of the rows of {text[:60]!r}); "
+                f"remove {self.folder} and run stage 7 (targets) again"
             )
         return np.frombuffer(data, dtype=np.float16).reshape(rows, self.size)
 
@@ -96,7 +102,7 @@ class TargetStore:
         return read_summary(self.folder)
 
     def _check_length(self) -> None:
-        last = max((first + rows for first, rows in self.index.values()), default=0)
+        last = max((first + rows for first, rows, _ in self.index.values()), default=0)
         path = self.folder / DATA_FILE
         there = path.stat().st_size if path.exists() else 0
         if there < last * self.size * 2:
@@ -106,7 +112,7 @@ class TargetStore:
             )
 
         end = 0
-        for first, rows in sorted(self.index.values()):
+        for first, rows, _ in sorted(self.index.values()):
             if first < end or rows < 0:  # the writer only ever appends
                 raise UserError(
                     f"{self.folder / INDEX_FILE}: is damaged: {rows} rows from row {first} on, where {end} "
@@ -152,7 +158,7 @@ class TargetWriter(TargetStore):
         atomic_write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=1, sort_keys=True) + "\n")
         _repair(folder, int(settings["size"]))
         super().__init__(folder)
-        self._next = max((first + rows for first, rows in self.index.values()), default=0)
+        self._next = max((first + rows for first, rows, _ in self.index.values()), default=0)
         self._data = open(folder / DATA_FILE, "ab")
         self._lines = open(folder / INDEX_FILE, "a", encoding="ascii")
 
@@ -173,6 +179,7 @@ class TargetWriter(TargetStore):
             raise
 
     def _add(self, texts: Sequence[str], embeddings: Sequence[np.ndarray]) -> None:
+        entries = []
         for text, embedding in zip(texts, embeddings, strict=True):
             with np.errstate(over="ignore"):
                 small = embedding.astype(np.float16)
@@ -181,13 +188,15 @@ class TargetWriter(TargetStore):
                     f"an embedding of {text[:60]!r} has a number beyond fp16 "
                     f"({np.nanmax(np.abs(embedding)):.3g}); choose other layers of the LM (--layers)"
                 )
-            self._data.write(small.tobytes())
+            data, key = small.tobytes(), self.key(text)
+            self._data.write(data)
+            entries.append((key, len(embedding), checksum(key, data)))
         self._data.flush()
         os.fsync(self._data.fileno())
-        for text, embedding in zip(texts, embeddings, strict=True):
-            self.index[self.key(text)] = (self._next, len(embedding))
-            self._lines.write(f"{self.key(text)} {self._next} {len(embedding)}\n")
-            self._next += len(embedding)
+        for key, rows, check in entries:
+            self.index[key] = (self._next, rows, check)
+            self._lines.write(f"{key} {self._next} {rows} {check}\n")
+            self._next += rows
         self._lines.flush()
 
     def finish(self, texts: Iterable[str], tokens: Iterable[Sequence[int]], vocabulary: int) -> None:
@@ -262,24 +271,24 @@ def _repair(folder: Path, size: int) -> None:
     if whole != raw:
         with open(index, "r+b") as handle:
             handle.truncate(len(whole))
-    last = max((first + rows for first, rows in _read_index(index).values()), default=0)
+    last = max((first + rows for first, rows, _ in _read_index(index).values()), default=0)
     if data.exists() and data.stat().st_size > last * size * 2:
         with open(data, "r+b") as handle:
             handle.truncate(last * size * 2)
 
 
-def _read_index(path: Path) -> dict[str, tuple[int, int]]:
+def _read_index(path: Path) -> dict[str, tuple[int, int, str]]:
     index = {}
     if path.exists():
         # What follows the last newline is being written just now, or was when the power went.
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                key, first, rows = line.decode("ascii").split()
-                index[key] = int(first), int(rows)
+                key, first, rows, check = line.decode("ascii").split()
+                index[key] = int(first), int(rows), check
             except ValueError:
                 shown = line[:60].decode("ascii", "replace")
                 raise UserError(
-                    f"{path}:{number}: expected `<key> <first row> <rows>`, found {shown!r}; remove "
-                    f"{path.parent} and run stage 7 (targets) again"
+                    f"{path}:{number}: expected `<key> <first row> <rows> <checksum>`, found {shown!r}; "
+                    f"remove {path.parent} and run stage 7 (targets) again"
                 ) from None
     return index

@@ -124,6 +124,25 @@ def test_cut_short_while_it_is_read(filled):
         store.read(key)
 
 
+@pytest.mark.parametrize("where", ["data", "index"])
+def test_altered_content_is_noticed(filled, where):
+    """Files of the right length with other numbers, or with the frames of another utterance."""
+    folder, content = filled
+    shard = next((folder / "shards").iterdir())
+    if where == "data":
+        data = bytearray((shard / "data").read_bytes())
+        data[0] ^= 1
+        (shard / "data").write_bytes(data)
+    else:
+        lines = [line.split() for line in (shard / "index").read_text().splitlines()]
+        lines[0][1:], lines[1][1:] = lines[1][1:], lines[0][1:]
+        (shard / "index").write_text("".join(f"{' '.join(line)}\n" for line in lines))
+    store = EmbeddingStore(folder)
+    with pytest.raises(UserError, match=r"data: is damaged \(checksum of .*\); remove .* run stage 7"):
+        for key in content:
+            store.read(key)
+
+
 def test_no_store(tmp_path):
     with pytest.raises(UserError, match="run stage 7"):
         EmbeddingStore(tmp_path)

@@ -303,11 +303,11 @@ def test_damaged_stores(make_dump, write_text, tmp_path, fake_teacher):
         TargetStore(folder)
     data.write_bytes(whole[0])
     index.write_text(whole[1] + "abc 1\n")
-    with pytest.raises(UserError, match="index.txt:4: expected `<key> <first row> <rows>`"):
+    with pytest.raises(UserError, match="index.txt:4: expected `<key> <first row> <rows> <checksum>`"):
         TargetStore(folder)
     index.write_text(whole[1])
     index.write_text(whole[1] + "abc -1 ü\n")
-    with pytest.raises(UserError, match="index.txt:4: expected `<key> <first row> <rows>`"):
+    with pytest.raises(UserError, match="index.txt:4: expected `<key> <first row> <rows> <checksum>`"):
         TargetStore(folder)
     index.write_text(whole[1])
     summary = folder / "summary.npz"
@@ -341,6 +341,18 @@ def test_reading_in_other_processes(make_dump, write_text, tmp_path, fake_teache
     assert [queue.get(timeout=600) for _ in readers] == [0, 0]
     for reader in readers:
         reader.join()
+
+
+def test_altered_numbers_are_noticed(make_dump, write_text, tmp_path, fake_teacher):
+    make_dump([write_text("text", ROWS)], fake_teacher).run()
+    path = tmp_path / "targets" / "targets.f16"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1  # the last bit of a number: nothing else would tell
+    path.write_bytes(data)
+    store = TargetStore(path.parent)
+    with pytest.raises(UserError, match=r"targets.f16: is damaged \(checksum of .*\); remove .* run stage 7"):
+        for text in ROWS.values():
+            store.read(text)
 
 
 @pytest.mark.parametrize("first", ["0", "-2"])
