@@ -163,6 +163,7 @@ def main() -> None:
         help="first stage; decode: models that are trained are decoded again; stats: of distillation, whose\n"
         "teachers are trained by stage 6",
     )
+    add("--models", default="all", help="own: the starting model is neither needed nor decoded")
     add("--sweep", action="store_true", help="the points of benchmarks/sweeps/METHOD.yaml, on dev alone")
     a = parser.parse_args()
     recipe = a.recipe.resolve()
@@ -187,7 +188,7 @@ def main() -> None:
             if is_done(benchmark, system.name, seed, fingerprint(recipe, options), every["decode_configs"]):
                 continue
             more = {name: value for name, value in every.items() if name not in options}
-            words = ["--system", system.name, *words_of(more)]
+            words = ["--system", system.name, *words_of(more), "--models", a.models]
             run(recipe, benchmark, system.name, options, words, seed, a.stage)
 
 
