@@ -31,6 +31,9 @@ from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.trainer import Trainer, TrainerOptions
 
+#: In the names of ESPnet's modules that load a model of somebody else's when they are built.
+FETCHING = ("hugging_face", "whisper", "wav2vec", "hubert", "s3prl", "fused", "s2t")
+
 
 class ASRTask(ESPnetASRTask):
     """ESPnet's command line and model construction; exact padding, keyed randomness and our loop."""
@@ -110,6 +113,28 @@ class ASRTask(ESPnetASRTask):
         args = parse_command(parser, cmd)
         cls._check(args, parser)
         cls.check_options(args, True, files)
+        cls._try_model(args)
+
+    @classmethod
+    def _try_model(cls, args: argparse.Namespace) -> None:
+        """Build the model without its numbers: an option that a module does not have shows here.
+
+        Tokens and statistics, which stages that are still to run write, are others. What fails for another
+        reason fails when its time comes; a module that may fetch a model is not built.
+        """
+        modules = [
+            getattr(args, name, None) or "" for name in ("frontend", "preencoder", "encoder", "decoder")
+        ]
+        if any(word in module for module in modules for word in FETCHING):
+            return
+        own = {"token_list": ["<blank>", "<unk>", "a", "<sos/eos>"], "normalize": None, "init": None}
+        try:
+            with torch.device("meta"):
+                cls.build_model(argparse.Namespace(**{**vars(args), **own}))
+        except UserError:
+            raise
+        except Exception:
+            return
 
     @classmethod
     def check_options(cls, args: argparse.Namespace, early: bool = False, files: bool = False) -> None:

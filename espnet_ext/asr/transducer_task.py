@@ -10,6 +10,7 @@ from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer import TransducerModel, adopt
 from espnet_ext.asr.transducer_encoder import enlarge_input
 from espnet_ext.asr.transducer_method import TransducerMethod
+from espnet_ext.asr.transducer_options import check_names
 from espnet_ext.train import options as train_options
 from espnet_ext.train.method import Method
 from espnet_ext.train.streams import Stream
@@ -47,6 +48,7 @@ class TransducerTask(ASRTask):
 
         So are the initial values, but for the encoder's input layer (`enlarge_input`).
         """
+        check_names(args)
         specaug_conf = args.specaug_conf if args.specaug is not None else None
         if args.normalize != "global_mvn":
             args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}

@@ -12,7 +12,7 @@ TOKENS = ["<blank>", "<unk>", *"abcdefghij", "<sos/eos>"]
 
 BLOCKS = {
     "ebranchformer": {"block_type": "ebranchformer", "hidden_size": 16, "linear_size": 32, "heads": 2}
-    | {"conv_mod_kernel_size": 7, "depthwise_conv_kernel_size": 3},
+    | {"conv_mod_kernel_size": 7},
     "branchformer": {"block_type": "branchformer", "hidden_size": 16, "linear_size": 32, "heads": 2}
     | {"conv_mod_kernel_size": 7},
     "conformer": {"block_type": "conformer", "hidden_size": 16, "linear_size": 32, "heads": 2}

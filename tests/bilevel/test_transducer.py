@@ -18,7 +18,7 @@ CONFORMER = {
     "heads": 2,
     "conv_mod_kernel_size": 7,
 }
-EBRANCHFORMER = CONFORMER | {"block_type": "ebranchformer", "depthwise_conv_kernel_size": 3}
+EBRANCHFORMER = CONFORMER | {"block_type": "ebranchformer", "depth_conv_kernel_size": 3}
 
 
 def model(block: dict, vgg: bool = False) -> dict:

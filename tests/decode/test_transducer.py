@@ -20,7 +20,7 @@ TOKENS = ["<blank>", "<unk>", *"abcdefghij", "<sos/eos>"]
 def config(decoder: str = "rnn", **options) -> dict:
     """Options of ESPnet's ASRTransducerTask.build_model."""
     block = {"block_type": "ebranchformer", "hidden_size": 16, "linear_size": 32, "heads": 2}
-    block |= {"conv_mod_kernel_size": 7, "depthwise_conv_kernel_size": 3}
+    block |= {"conv_mod_kernel_size": 7}
     predictor = {"embed_size": 16} | ({"hidden_size": 16} if decoder == "rnn" else {})
     return {
         "token_list": list(TOKENS),

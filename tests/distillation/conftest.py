@@ -92,7 +92,7 @@ def transducer_config(
 ) -> dict:
     """Options of a small transducer; ESPnet's E-Branchformer blocks."""
     block = {"block_type": "ebranchformer", "hidden_size": size, "linear_size": 32, "heads": 2}
-    block |= {"conv_mod_kernel_size": 7, "depthwise_conv_kernel_size": 3, "num_blocks": blocks}
+    block |= {"conv_mod_kernel_size": 7, "depth_conv_kernel_size": 3, "num_blocks": blocks}
     return FRONT | {
         "frontend_conf": FRONT["frontend_conf"] | {"hop_length": hop, "n_fft": n_fft},
         "encoder_conf": {"main_conf": main or {}, "input_conf": {"conv_size": 8}, "body_conf": [block]},

@@ -25,7 +25,7 @@ def streaming_config(block: str = "ebranchformer", **changes) -> dict:
     config = transducer_config(hop=HOP, main=STREAM)
     body = dict(config["encoder_conf"]["body_conf"][0], block_type=block, num_blocks=2)
     if block != "ebranchformer":
-        del body["depthwise_conv_kernel_size"]
+        del body["depth_conv_kernel_size"]
     config["encoder_conf"] = {**config["encoder_conf"], "body_conf": [body]}
     config |= {"specaug": None, "specaug_conf": {}}
     return config | {"normalize": "global_mvn", "normalize_conf": {"stats_file": "feats_stats.npz"}} | changes

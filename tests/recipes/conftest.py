@@ -34,7 +34,7 @@ TINY_TRANSDUCER = {
                 "linear_size": 32,
                 "heads": 2,
                 "conv_mod_kernel_size": 7,
-                "depthwise_conv_kernel_size": 3,
+                "depth_conv_kernel_size": 3,
             }
         ],
     },
