@@ -298,8 +298,8 @@ def test_ways_to_decode_are_tried_before_other_stages_run(corpus, real_template,
         ("ssl", [], ""),
         ("ssl", ["--max_epochh", "1"], "did you mean --max_epoch?"),
         ("distillation", ["--joint_network_conf", "joint_sise=1"], "did you mean joint_space_size?"),
-        ("distillation_encoder", ["--decoder_conf", "hiden_size=1"], "decoder_conf: RNNDecoder has no option"),
-        ("ssl", ["--encoder_conf", "dropout=1"], "encoder_conf: EBranchformerEncoder has no option"),
+        ("distillation_encoder", ["--decoder_conf", "hiden_size=1"], "RNNDecoder has no option"),
+        ("ssl", ["--encoder_conf", "drop=1"], "encoder_conf: EBranchformerEncoder has no option"),
     ],
 )
 def test_trainings_of_distillation_are_tried_early(stages, real_template, capsys, task, words, message):
