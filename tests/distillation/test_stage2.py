@@ -213,21 +213,24 @@ def train(toy, experiment, *options, stop_at=None, monkeypatch=None, **changes):
         return DistillationTask.main(cmd=command)
 
 
-def test_resume_equals_uninterrupted(toy, path_teacher, monkeypatch):
+def test_resume_equals_uninterrupted(toy, path_teacher, monkeypatch, capsys):
     """Y12: stopped within the freeze and after it, the count goes on; all parameters to the bit."""
     words = [f"--path_teacher={path_teacher}"]
     conf = {"distillation_conf": {"freeze_updates": 5, "path_weight": 0.5}, "max_epoch": 2}
     assert train(toy, "whole", *words, **conf) == 0
+    words += ["--resume=true"]
     for stop in (2, 7):
         assert train(toy, "parts", *words, stop_at=stop, monkeypatch=monkeypatch, **conf) == 75
+    assert "resumed at epoch 1, step 2" in capsys.readouterr().out
     assert train(toy, "parts", *words, **conf) == 0
+    assert "resumed at epoch 2, step 7" in capsys.readouterr().out
     states = [torch.load(toy.folder / name / "2epoch.pth", weights_only=True) for name in ("whole", "parts")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     summary = json.loads((toy.folder / "parts" / "train_summary.json").read_text())
     assert summary["frozen_updates"] == 5
 
 
-def test_stage1_resumes_to_the_bit(toy, monkeypatch):
+def test_stage1_resumes_to_the_bit(toy, monkeypatch, capsys):
     """Stage 1 too: stopped within an epoch, with a random teacher and the watch on variances."""
     from espnet_ext.distillation.encoder_method import EncoderMethod
 
@@ -246,10 +249,12 @@ def test_stage1_resumes_to_the_bit(toy, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return original(self, position)
 
+    words += ["--resume=true"]
     with monkeypatch.context() as patch:
         patch.setattr(EncoderMethod, "after_step", stopping)
         assert EncoderTask.main(cmd=toy.command("parts", *words, distillation_conf=conf)) == 75
     assert EncoderTask.main(cmd=toy.command("parts", *words, distillation_conf=conf)) == 0
+    assert "resumed at epoch 1, step 2" in capsys.readouterr().out
     for file in ("2epoch.pth", "head/2epoch.pth"):
         left, right = (torch.load(toy.folder / name / file, weights_only=True) for name in ("whole", "parts"))
         assert all(torch.equal(left[name], right[name]) for name in left)
