@@ -22,7 +22,7 @@ from espnet_ext.data.embedding_codecs import (
 from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key
 from espnet_ext.data.stored import check_disk, duration
 from espnet_ext.distillation.clips import Clip, SetReader
-from espnet_ext.distillation.frames import reduce_rate, reduction_factor
+from espnet_ext.distillation.frames import finite, reduce_rate, reduction_factor
 from espnet_ext.distillation.teachers import Teacher, check_rate
 from espnet_ext.errors import UserError
 from espnet_ext.files import human
@@ -91,9 +91,13 @@ class Dump:
         }
 
     def embed(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(T, E) fp32 embeddings at the student's frame rate."""
+        """(T, E) fp32 embeddings at the student's frame rate.
+
+        Raises:
+            UserError: they are no numbers.
+        """
         return [
-            reduce_rate(frames, self.factor, self.options.reduce).cpu().numpy()
+            finite(reduce_rate(frames, self.factor, self.options.reduce).cpu().numpy(), self.name)
             for frames in self.teacher.embed(audio)
         ]
 
@@ -225,7 +229,10 @@ class Dump:
                 for each in (sample, test)
             )
             count = codebooks_of(self.options.storage)
-            books = train_codebooks(frames, count, draw)
+            try:
+                books = train_codebooks(frames, count, draw)
+            except UserError as error:
+                raise UserError(f"{self.folder}: {error}") from None
             error = reconstruction_error(held_out, books)
             write_codebooks(self.folder, books, error)
             print(

@@ -10,7 +10,7 @@ from espnet_ext.data.embeddings import EmbeddingStore
 from espnet_ext.distillation.clips import SetReader
 from espnet_ext.distillation.combine import Combiner
 from espnet_ext.distillation.encoder_method import EncoderMethod, TargetStream
-from espnet_ext.distillation.frames import reduce_rate, reduction_factor
+from espnet_ext.distillation.frames import finite, reduce_rate, reduction_factor
 from espnet_ext.distillation.losses import Heads
 from espnet_ext.distillation.options import EncoderOptions, encoder_options, parse_places, target_conf
 from espnet_ext.distillation.stage1 import take_over
@@ -182,7 +182,10 @@ class EncoderTask(StudentTask):
             for name, teacher in teachers.items():
                 frames = (teacher.embed([samples])[0] for samples in audio)
                 found[name] = sample_summary(
-                    [reduce_rate(each, factors[name], reductions[name]).cpu().numpy() for each in frames]
+                    [
+                        finite(reduce_rate(each, factors[name], reductions[name]).cpu().numpy(), name)
+                        for each in frames
+                    ]
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_summaries(path, found)

@@ -3,6 +3,7 @@
 Legend: T frames, E size of an embedding.
 """
 
+import numpy as np
 import torch
 
 from espnet_ext.errors import UserError
@@ -43,6 +44,20 @@ def reduce_rate(frames: torch.Tensor, factor: int, how: str) -> torch.Tensor:
         raise UserError(f"reduce {how}: expected {' or '.join(REDUCTIONS)}")
     whole = frames[: len(frames) // factor * factor].unflatten(0, (-1, factor))  # (T // factor, factor, E)
     return whole.mean(1) if how == "mean" else whole.flatten(1)
+
+
+def finite(frames: np.ndarray, name: str) -> np.ndarray:
+    """The frames (T, E) of a teacher, if all of them are numbers.
+
+    Raises:
+        UserError: there is a nan or an infinity among them.
+    """
+    if not np.isfinite(frames).all():
+        raise UserError(
+            f"teacher {name}: an embedding holds nan or infinity; are its weights damaged? Take another copy of "
+            "it, or another layer"
+        )
+    return frames
 
 
 def common_length(student: int, teacher: int, tolerance: int, utterance: str, name: str) -> int:

@@ -44,7 +44,7 @@ class RecogniserTeacher:
     """
 
     def __init__(self, folder: Path, layer: str | int = "last", device: torch.device | str = "cpu"):
-        self.layer, self.device = layer, torch.device(device)
+        self.name, self.layer, self.device = str(folder), layer, torch.device(device)
         model = load_exported(folder)
         config = model.export_config
         self.rate = sample_rate_of(config, folder / "config.yaml")
@@ -73,6 +73,11 @@ class RecogniserTeacher:
             [torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in audio], batch_first=True
         ).to(self.device)
         features, frames = features_of(self.module, speech, lengths)
+        if min(self.grid.frames(int(n)) for n in frames) < 1:  # ESPnet minds only where all are too short
+            raise UserError(
+                f"teacher {self.name}: an utterance of {int(lengths.min())} samples is too short for it; raise "
+                "--min_wav_duration (stage 3)"
+            )
         with LayerTap(self._layers if layer_choice(self.layer)[0] != "last" else []) as states:
             last, counts = self.module.encoder(features, frames)[:2]
         found = choose_layer(states, last, self.layer)

@@ -151,6 +151,8 @@ class SpeechData:
         data_dir, stats_dir = Path(data_dir), Path(stats_dir)
         self.lengths: Mapping[str, int] = read_shapes(stats_dir / "speech_shape")
         self.labels: Mapping[str, int] = read_shapes(stats_dir / "text_shape") if text else {}
+        if not self.lengths:
+            raise UserError(f"{stats_dir}/speech_shape: holds no utterance; is {data_dir} empty?")
         raw = (data_dir / "wav.scp").exists()
         speech = (
             (str(data_dir / "wav.scp"), "speech", "sound")

@@ -177,6 +177,16 @@ def test_bad_input(command, toy, write_set, capsys, huggingface):
     other = write_set("slow", {"x": speech_like(np.random.default_rng(0), 9000)}, rate=8000)
     (toy.folder / "empty").mkdir()
     (toy.folder / "other.yaml").write_text("teachers: {enc: {layers: 3}}\n")
+    few = toy.folder / "few.yaml"
+    few.write_text("storage: rvq\n")
+    draw = np.random.default_rng(0)
+    short = write_set("short", {"a": speech_like(draw, 300), "b": speech_like(draw, 9000)})
+    place = toy.folder / "recogniser"
+    damaged = toy.folder / "damaged"
+    shutil.copytree(place, damaged)
+    state = torch.load(damaged / "model.pth", weights_only=True)
+    state["encoder.after_norm.weight"][0] = float("nan")
+    torch.save(state, damaged / "model.pth")
     weightless = huggingface("hubert", "weightless")
     (weightless / "model.safetensors").unlink()
     for words, teacher, message in (
@@ -185,6 +195,10 @@ def test_bad_input(command, toy, write_set, capsys, huggingface):
         ((), f"enc={weightless}", f"teacher {weightless}: no weights in this folder"),
         ((), f"enc={huggingface('hubert', 'slow', rate=8000)}", "hears 8000 Hz, this audio has 16000 Hz"),
         ((), "enc", "expected NAME=PLACE"),
+        ((), "rec", "for a place with white space in its name make a link"),
+        ((), f"enc={damaged}", "teacher enc: an embedding holds nan or infinity"),
+        (("--config", str(few)), None, "out/enc: 201 frames are too few for 256 codes"),
+        (("--data_dir", str(short)), None, f"{place}: an utterance of 300 samples is too short for it"),
         (
             ("--data_dir", str(other)),
             None,
@@ -194,8 +208,9 @@ def test_bad_input(command, toy, write_set, capsys, huggingface):
         (("--job", "3", "--num_jobs", "2"), None, "--job 3"),
     ):
         assert command(*words, **({"teacher": teacher} if teacher else {})) == 1
+        assert not list((toy.folder / "out").rglob("data")), message
         assert message in capsys.readouterr().err, message
-    assert not list((toy.folder / "out").rglob("data"))
+        shutil.rmtree(toy.folder / "out", ignore_errors=True)
     assert command() == 0
     data = next((toy.folder / "out/enc/shards").iterdir()) / "data"
     data.write_bytes(data.read_bytes()[:-5])
