@@ -90,7 +90,8 @@ class EncoderMethod(Method):
         self.watch = VarianceWatch(
             options.variance_steps,
             options.least_variance,
-            {} if targets.codes else targets.sizes,
+            # Codes are numbers, too: what becomes the same for everything has no variance either.
+            {n: size // 256 for n, size in targets.sizes.items()} if targets.codes else targets.sizes,
             next(model.parameters()).device,
         )
         parts = [Part("labelled", self.part)]
@@ -155,8 +156,8 @@ class EncoderMethod(Method):
                     cosine = cosine_sum(predicted, values, there)
                     figures[f"cosine_{name}{suffix}"] = (cosine.detach(), count)
                     distance = distance + self.options.cosine * cosine
-                if self.model.training:
-                    self.watch.see(name, values, there)
+            if self.model.training:
+                self.watch.see(name, values, there)
             total = total + self.targets.combiner.loss_weights[name] * distance
         figures[f"loss{suffix}"] = (total.detach(), count)
         return Loss(weight * total / max(1, denominator or count), figures)

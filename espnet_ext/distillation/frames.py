@@ -54,8 +54,8 @@ def finite(frames: np.ndarray, name: str) -> np.ndarray:
     """
     if not np.isfinite(frames).all():
         raise UserError(
-            f"teacher {name}: an embedding holds nan or infinity; are its weights damaged? Take another copy of "
-            "it, or another layer"
+            f"teacher {name}: an embedding holds nan or infinity; are its weights damaged? Take another copy "
+            "of it, or another layer"
         )
     return frames
 

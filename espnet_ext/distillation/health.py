@@ -64,7 +64,7 @@ class VarianceWatch:
         self.sums = dict(self._zero)
         for name, variance in found.items():
             reference = self.first.setdefault(name, variance)
-            if variance < _NOTHING or variance < self.least * reference:
+            if not variance >= max(_NOTHING, self.least * reference):  # nan too
                 raise UserError(
                     f"step {step + 1}: the variance of target {name} is {variance:.3g}, it was "
                     f"{reference:.3g} in the first {self.steps} steps (least_variance {self.least:g}): the "

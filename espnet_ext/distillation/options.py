@@ -89,8 +89,8 @@ def parse_places(words: Sequence[str]) -> dict[str, str]:
         name, equals, place = word.partition("=")
         if not equals or not place or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
-                f"--teacher {word}: expected NAME=PLACE, the name of letters, digits, _ and -; for a place with "
-                "white space in its name make a link to it"
+                f"--teacher {word}: expected NAME=PLACE, the name of letters, digits, _ and -; for a place "
+                "with white space in its name make a link to it"
             )
         if name in places:
             raise UserError(f"--teacher {word}: {name} occurs twice")

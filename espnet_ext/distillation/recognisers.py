@@ -75,8 +75,8 @@ class RecogniserTeacher:
         features, frames = features_of(self.module, speech, lengths)
         if min(self.grid.frames(int(n)) for n in frames) < 1:  # ESPnet minds only where all are too short
             raise UserError(
-                f"teacher {self.name}: an utterance of {int(lengths.min())} samples is too short for it; raise "
-                "--min_wav_duration (stage 3)"
+                f"teacher {self.name}: an utterance of {int(lengths.min())} samples is too short for it; "
+                "raise --min_wav_duration (stage 3)"
             )
         with LayerTap(self._layers if layer_choice(self.layer)[0] != "last" else []) as states:
             last, counts = self.module.encoder(features, frames)[:2]

@@ -108,12 +108,16 @@ class StoredTargets:
         return {n: s.frames(self.keys[data_dir, n][utterance]) for n, s in self.stores.items()}
 
     def read(self, data_dir: str, passes: int, utterance: str) -> dict[str, np.ndarray]:
-        """The loader's items of an utterance."""
+        """The loader's items of an utterance: of frames that all teachers have, whichever are read.
+
+        A step's totals count these.
+        """
+        length = min(self.frames(data_dir, utterance, 0).values())
         names = self.combiner.chosen(passes, utterance)
         keys = {name: self.keys[data_dir, name][utterance] for name in names}
         if self.codes:
-            return {PREFIX + n: self.stores[n].codes(k).astype(np.int64) for n, k in keys.items()}
-        frames = {name: torch.from_numpy(self.stores[name].read(k)) for name, k in keys.items()}
+            return {PREFIX + n: self.stores[n].codes(k)[:length].astype(np.int64) for n, k in keys.items()}
+        frames = {name: torch.from_numpy(self.stores[name].read(k)[:length]) for name, k in keys.items()}
         return {PREFIX + name: each.numpy() for name, each in self.combiner(frames).items()}
 
     def batch(self, batch: Batch) -> dict[str, Target]:
@@ -178,6 +182,11 @@ class LiveTargets:
             if rows:
                 for row, each in zip(rows, teacher.embed([audio[r] for r in rows]), strict=True):
                     frames[row][name] = reduce_rate(each, self.factors[name], self.reductions[name])
+        if self.combiner.rule == "random" and len(self.teachers) > 1:
+            # Those who were not drawn have a say in which frames count, as in `StoredTargets.read`.
+            for row, own in enumerate(frames):
+                length = min(self.frames("", batch.utterances[row], len(audio[row])).values())
+                frames[row] = {name: each[:length] for name, each in own.items()}
         targets = [self.combiner(each) for each in frames]
         device = batch.tensors["speech"].device
         found = {}

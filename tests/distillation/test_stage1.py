@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_ext.distillation.combine import Combiner
+from espnet_ext.distillation.combine import Combiner, deviation
 from espnet_ext.distillation.encoder_task import EncoderTask
 from espnet_ext.distillation.health import VarianceWatch
 from espnet_ext.distillation.losses import Heads, codes_sum, cosine_sum, l1_sum, valid_frames
@@ -16,6 +16,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.train.method import MicroBatch, Position
 from espnet_ext.train.runner import StepRunner
 from espnet_ext.train.world import World
+from tests.distillation.conftest import NoiseTeacher
 
 BOTH = {"teachers": {"one": 1.0, "two": 3.0}}
 
@@ -185,6 +186,46 @@ def test_a_few_frames_more_or_less(extra):
     torch.testing.assert_close(losses[0], expected)
 
 
+class Uneven(NoiseTeacher):
+    """A teacher of some frames more or fewer than others."""
+
+    extra = 0
+
+    def frames(self, samples):
+        return super().frames(samples) + 2 * self.extra
+
+
+@pytest.mark.parametrize("rule", [*RULES, "codes"])
+def test_only_common_frames_count(toy, rule, monkeypatch):
+    """Y7: with teachers shorter and longer than the student, one not drawn included: the loss is a mean over
+    the frames that all have, whatever stands behind them."""
+    monkeypatch.setattr("espnet_ext.data.embedding_codecs.CODES", 16)
+    teachers = {"one": Uneven(6, 1), "two": Uneven(6, 2)}
+    teachers["one"].extra, teachers["two"].extra = -3, 2
+    conf = {"teachers": {"one": 1.0, "two": 1.0}, "rule": rule}
+    if rule == "codes":
+        conf |= {"rule": "sum_heads", "loss": "codes"}
+    method, streams, _ = build(toy, toy.dump("rvq2" if rule == "codes" else "fp16", **teachers), conf)
+    method.train(False)
+    stream = streams["labelled"]
+    names = sorted(stream.data.lengths)[:6]
+    batch = next(stream.data.batches([tuple(names)], 0))
+    count = sum((len(toy.audio[name]) - 400) // 320 + 1 - 6 >> 1 for name in names)
+    assert stream.totals(names).target_frames == count
+    losses = []
+    for junk in (0, 7):
+        for name, target in method.targets.batch(batch).items():
+            for row, length in enumerate(target.lengths.tolist()):
+                batch.tensors[f"target_{name}"][row, length:] = junk
+        figures = method.validate(MicroBatch(batch, stream.totals(names), None))
+        assert {weight for _, weight in figures.values()} == {count}
+        losses.append({name: float(total) for name, (total, _) in figures.items()})
+    assert losses[0] == losses[1]
+    # The mean is not one over more frames than were added up, nor over fewer.
+    expected, student = losses[0]["loss"] / count, method.part(MicroBatch(batch, stream.totals(names), None))
+    assert float(student.loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_perfect_student():
     """Y8: no loss, and a gradient of zero, which is a number."""
     target = torch.randn(2, 5, 4)
@@ -196,6 +237,69 @@ def test_perfect_student():
     other = (target + 1).requires_grad_()
     l1_sum(other, target, there).backward()
     assert (other.grad == 1 / 4).all()
+
+
+def test_cosine_counts_valid_frames():
+    """1 - cos of each frame that is there; 1 where they are at right angles, 2 where they are opposite."""
+    predicted = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [1.0, 1.0]]])
+    target = torch.tensor([[[1.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [-9.0, -9.0]]])
+    there = torch.tensor([[True, True, True, False]])
+    assert float(cosine_sum(predicted, target, there)) == pytest.approx(3)
+
+
+def test_weights_of_the_loss(toy):
+    """The cosine term and the further stream have weights of their own, and each stream a mean of its own."""
+    words = [f"--unlabelled_data_dir={toy.unlabelled}"]
+    words += [f"--unlabelled_stats_dir={toy.folder / 'further_stats'}"]
+    conf = {"teachers": {"one": 1.0}, "cosine": 0.25, "unlabelled_weight": 0.5}
+    method, streams, _ = build(toy, toy.dump(), conf, *words)
+    for name, part, weight in (
+        ("labelled", method.part, 1.0),
+        ("unlabelled", method.unlabelled_part, 0.5),
+    ):
+        micro = micro_of(method, streams, name)
+        found = part(micro)
+        suffix = "_unlabelled" if name == "unlabelled" else ""
+        l1, cosine = (float(found.figures[f"{kind}_one{suffix}"][0]) for kind in ("l1", "cosine"))
+        assert cosine > 1 and micro.totals.target_frames >= found.figures[f"l1_one{suffix}"][1]
+        expected = weight * (l1 + 0.25 * cosine) / micro.totals.target_frames
+        assert float(found.loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_trained(toy):
+    """The optimiser has the encoder and the projections, and nothing else: no decay of the other weights."""
+    method, _, _ = build(toy, toy.dump(), BOTH)
+    own = [p for group in method.updaters["encoder"].optimizer.param_groups for p in group["params"]]
+    wanted = [*method.model.encoder.parameters(), *method.heads.parameters()]
+    assert {id(p) for p in own} == {id(p) for p in wanted} and len(own) == len(wanted)
+
+
+def test_standardise_is_an_option(toy):
+    """Without it targets are the embeddings as they are, of their own scale and mean."""
+    found = summaries({"x": 6})
+    frames = torch.randn(9, 6) * 5 + 3
+    combiner = Combiner("sum_heads", {"x": 1.0}, found, standardise=False)
+    assert torch.equal(combiner({"x": frames})["x"], frames)
+
+
+def test_a_dimension_that_never_changes():
+    """It says nothing: its target is 0, whatever rounding makes of it."""
+    draw = np.random.default_rng(0)
+    rows = draw.normal(0, 1, (300, 3))
+    rows[:, 1] = 4.0
+    summary = {"x": sample_summary([rows])}
+    frames = torch.from_numpy(rows.astype(np.float32)) + torch.tensor([0.0, 1e-3, 0.0])
+    target = Combiner("sum_heads", {"x": 1.0}, summary)({"x": frames})["x"]
+    assert (target[:, 1] == 0).all() and target[:, 0].std() > 0.9
+
+
+def test_axes_have_one_sign():
+    """The largest number of an axis is positive, whatever the machine's eigensolver gives."""
+    found = summaries({"x": 6, "y": 5})
+    for each in Combiner("average", {"x": 0.5, "y": 0.5}, found, size=3).transforms.values():
+        scale = torch.from_numpy(deviation(found["x" if len(each.mean) == 6 else "y"]["covariance"]))
+        axes = each.matrix * scale[:, None]
+        assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()
 
 
 def test_codes():
@@ -276,8 +380,9 @@ def test_collapse_stops_the_run():
     resumed.load_state(watch.state())
     with pytest.raises(UserError, match="variance of target x .* embeddings have collapsed"):
         steps(resumed, 0.2, 4)
-    with pytest.raises(UserError, match="collapsed"):
-        steps(VarianceWatch(2, 0.1, {"x": 4}), 0.0, 0)
+    for scale in (0.0, float("nan")):
+        with pytest.raises(UserError, match="collapsed"):
+            steps(VarianceWatch(2, 0.1, {"x": 4}), scale, 0)
 
 
 def test_collapse_in_a_training(toy, monkeypatch):
@@ -295,6 +400,25 @@ def test_collapse_in_a_training(toy, monkeypatch):
     with pytest.raises(UserError, match="variance of target two is 0, it was"):
         EncoderTask.main(cmd=command)
     assert not (toy.folder / "fall" / "train_summary.json").exists()
+
+
+def test_codes_that_collapse(toy, monkeypatch):
+    """Codes are watched as frames are; a validation is not counted."""
+    monkeypatch.setattr("espnet_ext.data.embedding_codecs.CODES", 16)
+    targets = toy.dump("rvq2", one=toy.teachers["one"])
+    conf = {"teachers": {"one": 1}, "loss": "codes", "variance_steps": 1}
+    method, streams, _ = build(toy, targets, conf)
+    micro = micro_of(method, streams)
+    method.train(False)
+    method.validate(micro)
+    assert float(method.watch.sums["one"].abs().sum()) == 0
+    method.train()
+    method.part(micro)
+    assert method.after_step(Position(1, 0, 0))["variance_one"][0] > 1
+    micro.batch.tensors["target_one"].fill_(3)
+    method.part(micro)
+    with pytest.raises(UserError, match="variance of target one is 0"):
+        method.after_step(Position(1, 1, 1))
 
 
 def test_heads_do_not_depend_on_each_other():
@@ -415,6 +539,27 @@ def test_live_teachers_are_the_stored_ones(toy, recogniser):
 def test_bad_options(conf, message):
     with pytest.raises(UserError, match=message):
         encoder_options(conf)
+
+
+def test_a_live_teacher_whose_weights_are_damaged(toy, recogniser):
+    """Its embeddings would make every step one that is skipped."""
+    place = recogniser()
+    state = torch.load(place / "model.pth", weights_only=True)
+    state["encoder.after_norm.weight"][0] = float("nan")
+    torch.save(state, place / "model.pth")
+    args = toy.args(EncoderTask, "--live_teacher", f"x={place}", distillation_conf={"teachers": {"x": 1}})
+    with pytest.raises(UserError, match="teacher x: an embedding holds nan or infinity"):
+        EncoderTask.build_streams(args, World())
+    assert not (toy.folder / "args" / "teacher_summaries.npz").exists()
+
+
+def test_further_audio_that_is_none(toy):
+    """An empty set is said to be one."""
+    (toy.folder / "further_stats" / "speech_shape").write_text("")
+    words = [f"--unlabelled_data_dir={toy.unlabelled}"]
+    words += [f"--unlabelled_stats_dir={toy.folder / 'further_stats'}"]
+    with pytest.raises(UserError, match="further_stats/speech_shape: holds no utterance"):
+        build(toy, toy.dump(), BOTH, *words)
 
 
 def test_bad_stores(toy):

@@ -1,5 +1,7 @@
 """Stage 2: what it takes over, how long the encoder waits, weight zero, and the export."""
 
+import copy
+import dataclasses
 import hashlib
 import json
 import signal
@@ -7,6 +9,7 @@ import signal
 import pytest
 import torch
 
+from espnet_ext.asr.transducer_method import TransducerMethod
 from espnet_ext.asr.transducer_task import TransducerTask
 from espnet_ext.distillation.encoder_task import EncoderTask
 from espnet_ext.distillation.method import DistillationMethod
@@ -181,6 +184,92 @@ def test_encoder_waits_for_exactly_so_many_updates(toy, updates):
         assert (digest(method.model.encoder) == before) == (step < updates), step
         assert digest(method.model.joint_network) != rest[0] and digest(method.model.ctc_lin) != rest[1]
     assert method.updates == updates + 2
+
+
+def test_running_statistics_wait_too(toy):
+    """Y12: so does what BatchNorm keeps; when the encoder learns again, BatchNorm does."""
+    encoder = copy.deepcopy(TRAINING["encoder_conf"])
+    encoder["body_conf"][0] |= {"block_type": "conformer"}
+    del encoder["body_conf"][0]["depthwise_conv_kernel_size"]
+    method, streams = build(toy, distillation_conf={"freeze_updates": 2}, encoder_conf=encoder)
+    before = digest(method.model.encoder)
+    assert any("running_mean" in name for name in method.model.encoder.state_dict())
+    run(method, streams, 2)
+    assert digest(method.model.encoder) == before
+    statistics = [b.clone() for n, b in method.model.encoder.named_buffers() if "running" in n]
+    run(method, streams, 1)
+    after = [b for n, b in method.model.encoder.named_buffers() if "running" in n]
+    assert not any(torch.equal(a, b) for a, b in zip(statistics, after, strict=True))
+
+
+def path_micro(toy, path_teacher, **conf):
+    """Method with a teacher, and one of several micro-batches of its first step."""
+    words = [f"--path_teacher={path_teacher}", "--frames_per_micro_batch=120"]
+    method, streams = build(toy, *words, distillation_conf=conf)
+    method.train(False)
+    step = streams["labelled"].next()
+    assert len(step.batches) > 1
+    number, batch = step.batches[0]
+    return method, MicroBatch(batch, step.totals, None, (0, number), (1,))
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{}, {"temperature": 2.0}, {"shift": 2}, {"path": "best"}, {"path_norm": "node"}],
+    ids=str,
+)
+def test_options_of_the_path(toy, path_teacher, conf):
+    """Each option reaches the loss: a sum over the micro-batch, divided by the utterances of the step."""
+    from espnet_ext.distillation import path
+
+    method, micro = path_micro(toy, path_teacher, path_weight=0.5, **conf)
+    student, teacher = method.model, method.teacher
+    with torch.no_grad():
+        ours, theirs = (m.outputs(**method._speech(micro.batch)) for m in (student, teacher))
+        emissions = (
+            path.best_emissions(teacher, theirs)
+            if conf.get("path") == "best"
+            else path.greedy_emissions(teacher.joint_network, theirs)
+        )
+        nodes = path.path_nodes(emissions, theirs.encoder_out_lens, theirs.target_lens.long())
+        own = path.shifted(nodes, conf.get("shift", 0), ours.encoder_out_lens)
+        scores = [
+            path.node_scores(m.joint_network, o.encoder_out, o.predictor_out, n)
+            for m, o, n in ((student, ours, own), (teacher, theirs, nodes))
+        ]
+        per_node = conf.get("path_norm") == "node"
+        expected = path.path_divergence(*scores, own.there, conf.get("temperature", 1.0), per_node)
+        found, _ = method.path_loss(micro.batch, ours)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    plain = TransducerMethod.transducer_part(method, _without_clean(micro)).loss
+    torch.testing.assert_close(
+        method.transducer_part(micro).loss - plain,
+        0.5 * expected.sum() / micro.totals.utterances,
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def _without_clean(micro):
+    tensors = DistillationMethod._speech(micro.batch)
+    return dataclasses.replace(micro, batch=dataclasses.replace(micro.batch, tensors=tensors))
+
+
+def test_path_teacher_hears_clean_audio(toy, path_teacher):
+    """The noise of the student is not the teacher's, who stays in evaluation mode and gets no gradient."""
+    method, micro = path_micro(toy, path_teacher, path_weight=1.0)
+    method.train()
+    assert not method.teacher.training and not any(p.requires_grad for p in method.teacher.parameters())
+    with torch.no_grad():
+        output = method.model.outputs(**method._speech(micro.batch))
+        before, _ = method.path_loss(micro.batch, output)
+        micro.batch.tensors["speech"] += torch.randn_like(micro.batch.tensors["speech"])
+        assert torch.equal(method.path_loss(micro.batch, output)[0], before)
+        micro.batch.tensors["clean"] += torch.randn_like(micro.batch.tensors["clean"])
+        assert not torch.equal(method.path_loss(micro.batch, output)[0], before)
+        micro.batch.tensors["clean_lengths"] -= 4000
+        with pytest.raises(UserError, match="frames, teacher --path_teacher has"):
+            method.path_loss(micro.batch, output)
 
 
 def test_skipped_steps_are_no_updates(toy):
