@@ -14,10 +14,11 @@ read at given positions (pread): processes that share a file do not move each ot
 Legend: T frames, E numbers of an embedding.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -167,26 +168,11 @@ class EmbeddingWriter(EmbeddingStore):
     def __init__(self, folder: str | Path, settings: Mapping, replace: bool = False):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / SETTINGS_FILE
         row_bytes = make_codec(settings["storage"], settings["size"]).row_bytes
         wanted = json.loads(json.dumps({"format": FORMAT, "row_bytes": row_bytes, **settings}))
-        self.replaced = False
-        if path.exists():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                found = {}
-            if found != wanted:
-                if not replace:
-                    names = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
-                    raise UserError(
-                        f"{path}: these embeddings are of other settings ({', '.join(names)} differ); give "
-                        "another folder, or --replace to remove them"
-                    )
-                _empty(folder)
-                self.replaced = True
-        if not path.exists():
-            atomic_write_text(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+        # Jobs begin together: none may write what another is about to remove.
+        with locked(folder):
+            self.replaced = _claim(folder, wanted, replace)
         super().__init__(folder)
 
     def add_shard(self, items: Mapping[str, np.ndarray]) -> None:
@@ -225,6 +211,38 @@ class EmbeddingWriter(EmbeddingStore):
         mean = total / count
         with atomic_path(self.folder / SUMMARY_FILE) as temporary:
             np.savez(temporary, mean=mean, covariance=squares / count - np.outer(mean, mean), frames=count)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, this process alone; others wait."""
+    import fcntl
+
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _claim(folder: Path, wanted: dict, replace: bool) -> bool:
+    """Make a folder one of these settings; returns whether it held other ones."""
+    path, found = folder / SETTINGS_FILE, None
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if found == wanted:
+            return False
+        if not replace:
+            found = found if isinstance(found, dict) else {}
+            names = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
+            raise UserError(
+                f"{path}: these embeddings are of other settings ({', '.join(names)} differ); give "
+                "another folder, or --replace to remove them"
+            )
+        _empty(folder)
+    atomic_write_text(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+    return found is not None
 
 
 def _cut_short(shard: Path) -> str:

@@ -19,7 +19,7 @@ from espnet_ext.data.embedding_codecs import (
     train_codebooks,
     write_codebooks,
 )
-from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key
+from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key, locked
 from espnet_ext.data.stored import check_disk, duration
 from espnet_ext.distillation.clips import Clip, SetReader
 from espnet_ext.distillation.frames import finite, reduce_rate, reduction_factor
@@ -213,10 +213,7 @@ class Dump:
 
     def _codebooks(self, clips: list[Clip]) -> None:
         """Train the codebooks on some recordings, unless they are there; other jobs wait for it."""
-        import fcntl
-
-        with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder):
             if (self.folder / "codebooks.npz").exists():
                 return
             draw = generator("codebooks", len(clips))

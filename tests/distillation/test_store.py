@@ -2,6 +2,9 @@
 
 import multiprocessing
 import re
+import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -101,6 +104,28 @@ def test_other_settings_are_refused(filled):
     assert emptied.replaced and not emptied.index
     with pytest.raises(UserError, match="is not complete"):
         emptied.summary()
+
+
+def test_jobs_that_replace_at_the_same_time(filled, monkeypatch):
+    """The second waits until the first has removed the old frames: what it writes then stays."""
+    folder, _ = filled
+    settings, remove, removing = SETTINGS | {"frame_shift": 320}, shutil.rmtree, threading.Event()
+
+    def slow(place, **options):
+        removing.set()
+        time.sleep(0.3)
+        remove(place, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    first = threading.Thread(target=EmbeddingWriter, args=(folder, settings, True))
+    first.start()
+    assert removing.wait(60)
+    writer = EmbeddingWriter(folder, settings, True)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert not writer.replaced and not writer.index
+    writer.add_shard({"a" * 32: np.ones((3, 6), dtype=np.float32)})
+    first.join()
+    assert list(EmbeddingStore(folder).index) == ["a" * 32]
 
 
 @pytest.mark.parametrize("where", ["data", "index"])
