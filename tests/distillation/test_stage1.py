@@ -11,7 +11,7 @@ from espnet_ext.distillation.encoder_task import EncoderTask
 from espnet_ext.distillation.health import VarianceWatch
 from espnet_ext.distillation.losses import Heads, codes_sum, cosine_sum, l1_sum, valid_frames
 from espnet_ext.distillation.options import RULES, encoder_options
-from espnet_ext.distillation.targets import StoredTargets, sample_summary
+from espnet_ext.distillation.targets import LiveTargets, StoredTargets, sample_summary
 from espnet_ext.errors import UserError
 from espnet_ext.train.method import MicroBatch, Position
 from espnet_ext.train.runner import StepRunner
@@ -226,6 +226,23 @@ def test_only_common_frames_count(toy, rule, monkeypatch):
     assert float(student.loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_only_common_frames_of_live_teachers(toy, rule):
+    """Y7: the same where teachers hear the batch, whether or not one was drawn."""
+    method, streams, _ = build(toy, toy.dump(one=NoiseTeacher(6, 1)), {"teachers": {"one": 1}})
+    teachers = {"one": Uneven(6, 1), "two": Uneven(6, 2)}
+    teachers["two"].extra = -3
+    combiner = Combiner(rule, {"one": 0.5, "two": 0.5}, summaries({"one": 6, "two": 6}))
+    each = dict.fromkeys(teachers, 2), dict.fromkeys(teachers, "mean")
+    live, data = LiveTargets(teachers, *each, combiner, 16000), streams["labelled"].data
+    live.attach(data, str(toy.data))
+    names = sorted(data.lengths)[:6]
+    assert {each for name in names for each in combiner.chosen(0, name)} == set(teachers)
+    expected = [(len(toy.audio[name]) - 400) // 320 + 1 - 6 >> 1 for name in names]
+    for found in live.batch(next(data.batches([tuple(names)], 0))).values():
+        assert found.lengths.tolist() == expected
+
+
 def test_perfect_student():
     """Y8: no loss, and a gradient of zero, which is a number."""
     target = torch.randn(2, 5, 4)
@@ -334,6 +351,8 @@ def test_average_and_concat():
     concat = Combiner("concat", {"small": 0.5, "large": 0.5}, found)(frames)["all"]
     assert concat.shape == (4000, 15)
     torch.testing.assert_close(concat.var(0), torch.ones(15), rtol=0.01, atol=0.01)
+    for each in (target, concat):
+        assert each.mean(0).abs().max() < 0.01
     with pytest.raises(UserError, match="size 7"):
         Combiner("average", {"small": 0.5, "large": 0.5}, found, size=7)
 
@@ -424,6 +443,8 @@ def test_codes_that_collapse(toy, monkeypatch):
 def test_heads_do_not_depend_on_each_other():
     alone, both = Heads(8, {"x": 4}, 3), Heads(8, {"y": 5, "x": 4}, 3)
     assert torch.equal(alone["x"].weight, both["x"].weight)
+    alike = Heads(8, {"x": 4, "z": 4}, 3)
+    assert not torch.equal(alike["x"].weight, alike["z"].weight)
     assert not torch.equal(alone["x"].weight, Heads(8, {"x": 4}, 4)["x"].weight)
 
 

@@ -190,12 +190,13 @@ def test_running_statistics_wait_too(toy):
     """Y12: so does what BatchNorm keeps; when the encoder learns again, BatchNorm does."""
     encoder = copy.deepcopy(TRAINING["encoder_conf"])
     encoder["body_conf"][0] |= {"block_type": "conformer"}
-    del encoder["body_conf"][0]["depthwise_conv_kernel_size"]
+    del encoder["body_conf"][0]["depth_conv_kernel_size"]
     method, streams = build(toy, distillation_conf={"freeze_updates": 2}, encoder_conf=encoder)
     before = digest(method.model.encoder)
     assert any("running_mean" in name for name in method.model.encoder.state_dict())
     run(method, streams, 2)
     assert digest(method.model.encoder) == before
+    assert all(module.training for module in method.model.encoder.modules())  # only while it waited
     statistics = [b.clone() for n, b in method.model.encoder.named_buffers() if "running" in n]
     run(method, streams, 1)
     after = [b for n, b in method.model.encoder.named_buffers() if "running" in n]
@@ -260,6 +261,10 @@ def test_path_teacher_hears_clean_audio(toy, path_teacher):
     method, micro = path_micro(toy, path_teacher, path_weight=1.0)
     method.train()
     assert not method.teacher.training and not any(p.requires_grad for p in method.teacher.parameters())
+    again = DistillationMethod(
+        method.model, method.updaters["model"], method.options, teacher=build_transducer(7).train()
+    )
+    assert not again.teacher.training
     with torch.no_grad():
         output = method.model.outputs(**method._speech(micro.batch))
         before, _ = method.path_loss(micro.batch, output)
