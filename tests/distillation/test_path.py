@@ -163,6 +163,16 @@ def test_shift_and_temperature():
     )
 
 
+def test_temperature_divides_both():
+    """By hand: -Σ softmax(z_teacher / τ) log softmax(z_student / τ), without τ²."""
+    student, teacher = torch.tensor([[[1.0, -1.0, 0.5]]]), torch.tensor([[[3.0, 0.0, -2.0]]])
+    found = path_divergence(student, teacher, torch.ones(1, 1, dtype=torch.bool), 2.0, False)
+    left = (teacher[0, 0].double() / 2).exp()
+    right = (student[0, 0].double() / 2).exp()
+    expected = -(left / left.sum() * (right / right.sum()).log()).sum()
+    assert float(found[0]) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_padding_changes_nothing():
     """A path and its divergence do not depend on the company."""
     model, teacher = model_of(1), model_of(2)

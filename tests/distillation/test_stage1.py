@@ -344,6 +344,8 @@ def test_average_and_concat():
     assert target.shape == (4000, 3) and average.sizes == {"all": 3}
     parts = [average.transforms[name](rows) for name, rows in frames.items()]
     torch.testing.assert_close(target, (parts[0] + parts[1]) / 2)
+    uneven = Combiner("average", {"small": 0.25, "large": 0.75}, found, size=3)
+    torch.testing.assert_close(uneven(frames)["all"], 0.25 * parts[0] + 0.75 * parts[1])
     for part in parts:
         assert float(part.var(0).mean()) == pytest.approx(1, rel=0.01)
         covariance = torch.cov(part.T)
@@ -365,6 +367,11 @@ def test_random_teacher():
         assert abs(drawn.count(name) / 4000 - weight) < 4 * (weight * (1 - weight) / 4000) ** 0.5
     assert drawn == [combiner.chosen(1, f"u{n}")[0] for n in range(4000)]
     assert drawn != [combiner.chosen(2, f"u{n}")[0] for n in range(4000)]
+    other = Combiner("random", combiner.weights, summaries({"a": 4, "b": 4, "c": 4}), seed=2)
+    assert drawn != [other.chosen(1, f"u{n}")[0] for n in range(4000)]
+    frames = torch.randn(7, 4)  # of one size: nothing is mixed
+    alone = Combiner("sum_heads", {"a": 1.0}, summaries({"a": 4}))({"a": frames})["a"]
+    assert torch.equal(combiner({"a": frames})["all"], alone)
 
 
 def test_random_teacher_in_the_loader(toy):
