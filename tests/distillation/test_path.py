@@ -99,6 +99,24 @@ def test_greedy_takes_the_likelier(monkeypatch):
     assert (best >= greedy - 1e-4).all()
 
 
+def test_best_is_the_most_probable():
+    """Of all alignments of an utterance of two labels, which likes blanks, so that labels come late."""
+    model = model_of(2)
+    with torch.no_grad():
+        model.joint_network.lin_out.bias[0] += 6
+        output = output_of(model)
+        scores = model.joint_network(output.encoder_out[:, :, None], output.predictor_out[:, None])
+    logp, frames = scores[1].log_softmax(-1), int(output.encoder_out_lens[1])
+    one, two = output.targets[1, :2].tolist()
+
+    def weight(path):
+        blanks = sum(logp[t, sum(e <= t for e in path), 0] for t in range(frames))
+        return float(blanks + logp[path[0], 0, one] + logp[path[1], 1, two])
+
+    best = max(itertools.combinations_with_replacement(range(frames), 2), key=weight)
+    assert tuple(best_emissions(model, output)[1, :2].tolist()) == best and best[1] > 2
+
+
 def divergence(student, teacher, temperature=1.0, shift=0, per_node=False):
     theirs = output_of(teacher)
     ours = student.eval().outputs(**batch())

@@ -65,13 +65,14 @@ def digest(module):
     return hashlib.sha256(b"".join(v.numpy().tobytes() for v in module.state_dict().values())).hexdigest()
 
 
-def test_takes_over_the_encoder_and_nothing_else(toy, stage1, capsys):
+@pytest.mark.parametrize("nbest", [1, 2])
+def test_takes_over_the_encoder_and_nothing_else(toy, stage1, capsys, nbest):
     """Y5: encoder from the best epochs' average, everything else as a fresh model of the same seed."""
     from espnet_ext.train.averaging import average
 
-    epochs = json.loads((stage1 / "nbest.json").read_text())["epochs"][:2]
+    epochs = json.loads((stage1 / "nbest.json").read_text())["epochs"][:nbest]
     trained = average([stage1 / f"{epoch}epoch.pth" for epoch in epochs])
-    method, _ = build(toy, f"--stage1={stage1}", "--stage1_nbest=2")
+    method, _ = build(toy, f"--stage1={stage1}", f"--stage1_nbest={nbest}")
     fresh, _ = build(toy)
     state, untouched = method.model.state_dict(), fresh.model.state_dict()
     assert state.keys() == untouched.keys()
@@ -109,6 +110,7 @@ def test_another_student_is_refused(toy, stage1):
     for changes, what in (
         ({"frontend_conf": TRAINING["frontend_conf"] | {"n_mels": 24}}, "frontend_conf"),
         ({"encoder_conf": transducer_config(size=24)["encoder_conf"]}, "encoder_conf"),
+        ({"normalize": "utterance_mvn"}, "normalize"),
     ):
         with pytest.raises(UserError, match=f"stage 1 had another {what} than this training"):
             build(toy, f"--stage1={stage1}", **changes)
