@@ -83,6 +83,8 @@ def test_commands_of_systems(repo_root, tmp_path):
     assert f"--stage1 {tmp_path}/exp/distil_encoder_both_seed2" in student
 
     scratch = dry_run(repo_root, tmp_path, "--system", "distillation_scratch_path")
+    # An encoder that knows nothing does not wait.
+    assert "freeze_updates=0" in scratch and "freeze_updates" not in both
     assert "distillation_encoder" not in scratch and "distill_targets" not in scratch
     student = commands(scratch, "distillation")
     assert "--stage1" not in student and "path_weight=1" in student

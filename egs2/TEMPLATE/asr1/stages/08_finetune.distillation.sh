@@ -30,7 +30,11 @@ if [ -n "${path_teacher}" ]; then
         python -m espnet_ext.bin.export_model --exp_dir "${path_teacher}" --nbest "${nbest}" --out_dir "${path_teacher}/export"
     set -- --path_teacher "${path_teacher}/export" --distillation_conf "path_weight=${path_weight}" "$@"
 fi
-if [ -n "${stage1_exp}" ]; then set -- --stage1 "${stage1_exp}" --stage1_nbest "${nbest}" "$@"; fi
+if [ -n "${stage1_exp}" ]; then
+    set -- --stage1 "${stage1_exp}" --stage1_nbest "${nbest}" "$@"
+else # nothing is gained by keeping an encoder that knows nothing
+    set -- --distillation_conf freeze_updates=0 "$@"
+fi
 
 fresh "${finetune_exp}"
 run python -m espnet_ext.bin.merge_config --out "${finetune_exp}/train.yaml" "$(config "${student_config}")" \
