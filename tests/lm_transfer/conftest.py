@@ -185,7 +185,7 @@ def build_transducer():
 
         torch.manual_seed(1)
         block = {"block_type": "ebranchformer", "hidden_size": 16, "linear_size": 32, "heads": 2}
-        block |= {"conv_mod_kernel_size": 7, "depth_conv_kernel_size": 3, "dropout_rate": 0.1}
+        block |= {"conv_mod_kernel_size": 7, "dropout_rate": 0.1}
         options = _FRONT | {
             "encoder_conf": {"input_conf": {"conv_size": 8}, "body_conf": [block]},
             "decoder": "rnn",
@@ -371,7 +371,6 @@ _TRANSDUCER = {
                 "linear_size": 32,
                 "heads": 2,
                 "conv_mod_kernel_size": 7,
-                "depth_conv_kernel_size": 3,
                 "dropout_rate": 0.1,
             }
         ],
