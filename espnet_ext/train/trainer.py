@@ -148,6 +148,7 @@ class Trainer:
             finally:
                 for stream in self.streams.values():
                     stream.close()
+        self._check_updates()
         if self.world.first:
             self._write_summary()
         self.world.wait()
@@ -237,6 +238,16 @@ class Trainer:
             f"{progress.skipped} steps in a row without a finite loss and gradient; the last batch is in "
             f"{path}, its utterances in the log above: check their audio and text, or lower the learning rate"
         )
+
+    def _check_updates(self) -> None:
+        """A training too short for `max_skipped_steps` in a row fails if it skipped every step."""
+        progress = self.progress
+        if progress.skipped and progress.skipped >= progress.step:
+            raise UserError(
+                f"{self.folder}: none of the {progress.step} steps had a finite loss and gradient, the "
+                "model is as it was; the log names their utterances: check their audio and text, or lower "
+                "the learning rate, and remove the folder"
+            )
 
     def _note_split(self, step: int, number: int, utterances: list[str]) -> None:
         self.progress.splits += 1

@@ -188,6 +188,16 @@ def test_steps_without_finite_gradient_are_skipped_and_end_the_run(toy_command, 
     assert "step 1 skipped (model): loss or gradient norm is nan; utterances utt" in capfd.readouterr().out
 
 
+def test_a_short_training_that_skipped_every_step_has_failed(toy_command, tmp_path, monkeypatch):
+    """Fewer steps than may be skipped in a row: it ends as failed all the same, also when run again."""
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: real(*args) * float("nan"))
+    for resume in ("false", "true"):
+        with pytest.raises(UserError, match="none of the [0-9]+ steps had a finite loss"):
+            ASRTask.main(cmd=toy_command(tmp_path, "--max_epoch", "1", "--resume", resume))
+        assert not (tmp_path / "train_summary.json").exists()
+
+
 def test_options_without_effect_are_refused(toy_command, tmp_path):
     with pytest.raises(UserError, match="does not read: --batch_bins, --use_amp"):
         ASRTask.main(cmd=toy_command(tmp_path, "--batch_bins", "7", "--use_amp", "true"))
