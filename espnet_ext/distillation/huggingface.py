@@ -23,8 +23,9 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-#: Of what a file may lack: nobody reads it here (masks are off), or it is no part of the encoder.
-_NOT_READ = ("masked_spec_embed", "decoder.", "pooler", "proj_out", "adapter")
+#: Beginnings of names of tensors that a file may lack: nobody reads them here (masks are off), or they are
+#: no part of the encoder. An `adapter_layer` within an encoder's layers is one.
+_NOT_READ = ("masked_spec_embed", "decoder.", "adapter.")
 
 
 class HuggingFaceTeacher:
@@ -47,7 +48,7 @@ class HuggingFaceTeacher:
         module, self.config, about = _load(name)
         self.kind = self.config.model_type
         self.module = freeze(module, device)
-        self.rate = int(about["sampling_rate"])
+        self.rate = about["sampling_rate"]
         self.normalise = bool(about.get("do_normalize", False))
         self.size = int(self.config.d_model if self.kind == "whisper" else self.config.hidden_size)
         self.layers = int(
@@ -57,6 +58,8 @@ class HuggingFaceTeacher:
         if self.kind == "whisper":
             self._whisper(about)
         else:
+            # Strided convolutions that some append to the encoder: of another frame rate, and no part of it.
+            self.module.adapter = None
             self.kernels, self.strides = list(self.config.conv_kernel), list(self.config.conv_stride)
             self.shift = int(np.prod(self.strides))
             self._norm = _mask_group_norm(self.module)
@@ -123,6 +126,11 @@ class HuggingFaceTeacher:
         from transformers import WhisperFeatureExtractor
 
         self.extract = WhisperFeatureExtractor.from_dict(about)
+        if self.extract.feature_size != self.config.num_mel_bins:
+            raise UserError(
+                f"teacher {self.name}: preprocessor_config.json makes {self.extract.feature_size} mel bands, "
+                f"the network (config.json) hears {self.config.num_mel_bins}; take both from one model"
+            )
         # Two convolutions halve the frames of the mel spectrogram, which has a fixed number of them.
         self.shift = 2 * int(self.extract.hop_length)
         self.window = int(self.config.max_source_positions) * self.shift  # samples
@@ -216,9 +224,11 @@ def _load(name: str):
             preprocessor = folder / "preprocessor_config.json"
         else:
             preprocessor = Path(cached_file(name, "preprocessor_config.json"))
-        config = AutoConfig.from_pretrained(name)
+        # Code that comes with a model is never run: unless told so, transformers asks on the terminal.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers raises anything from OSError to a client's own errors
-        raise UserError(f"teacher {name}: {_reason(error)}; give a local folder or a hub in reach") from None
+        what = "expected a known model" if local else "give a local folder or a hub in reach"
+        raise UserError(f"teacher {name}: {_reason(error)}; {what}") from None
     if config.model_type not in TYPES:
         raise UserError(
             f"teacher {name}: unknown type {config.model_type!r} (config.json); known are {', '.join(TYPES)}"
@@ -229,13 +239,16 @@ def _load(name: str):
             "cannot be guessed: copy it from where the model is from"
         )
     about = read_json(preprocessor)
-    if "sampling_rate" not in about:
-        raise UserError(f"{preprocessor}: says no sampling_rate")
+    rate = about.get("sampling_rate")
+    if not isinstance(rate, int) or isinstance(rate, bool) or rate < 1:
+        raise UserError(f"{preprocessor}: sampling_rate {rate!r}: expected a whole number of Hz, as 16000")
+    if not isinstance(about.get("do_normalize", False), bool):
+        raise UserError(f"{preprocessor}: do_normalize {about['do_normalize']!r}: expected true or false")
     try:
-        module, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+        module, loading = AutoModel.from_pretrained(name, output_loading_info=True, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"teacher {name}: transformers cannot load it ({_reason(error)})") from None
-    missing = sorted(key for key in loading["missing_keys"] if not any(part in key for part in _NOT_READ))
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(_NOT_READ))
     if missing:
         raise UserError(
             f"teacher {name}: its file lacks {len(missing)} of the network's tensors "

@@ -147,6 +147,11 @@ def test_identity_tells_teachers_apart(huggingface):
     assert len({json.dumps(each, sort_keys=True) for each in identities}) == 3
 
 
+def change(path, **values):
+    """Other values in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -155,6 +160,12 @@ def test_identity_tells_teachers_apart(huggingface):
         (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "unknown type 'bert'"),
         (lambda f: (f / "config.json").write_text("no"), "OSError|JSON"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "cannot load it"),
+        (
+            lambda f: change(f / "preprocessor_config.json", sampling_rate=None),
+            "None: expected",
+        ),
+        (lambda f: change(f / "preprocessor_config.json", sampling_rate="16k"), "16k.: expected"),
+        (lambda f: change(f / "preprocessor_config.json", do_normalize="no"), "do_normalize 'no': expected"),
     ],
 )
 def test_bad_folder(huggingface, break_it, message):
@@ -163,6 +174,34 @@ def test_bad_folder(huggingface, break_it, message):
     with pytest.raises(UserError, match=message) as error:
         load_teacher(str(folder))
     assert str(folder) in str(error.value)
+
+
+def test_code_of_a_folder_is_never_run(huggingface, monkeypatch, tmp_path):
+    """Neither code that config.json names (transformers would ask), nor what a pickle calls."""
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "evil"), "w"))
+
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    names = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}
+    folder = huggingface("wav2vec2", "asks")
+    change(folder / "config.json", model_type="evil", auto_map=names)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'evil')!r}, 'w')\nEvilConfig = object\n")
+    pickled = huggingface("wav2vec2", "pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save({"weight": Evil()}, pickled / "pytorch_model.bin")
+    for place, message in ((folder, "contains custom code"), (pickled, "Weights only load failed")):
+        with pytest.raises(UserError, match=message):
+            load_teacher(str(place))
+    assert not (tmp_path / "evil").exists()
+
+
+def test_whisper_of_other_mel_bands(huggingface):
+    folder = huggingface("whisper")
+    change(folder / "preprocessor_config.json", feature_size=40)
+    with pytest.raises(UserError, match="makes 40 mel bands, the network .* hears 20"):
+        load_teacher(str(folder))
 
 
 def test_bad_place(tmp_path, huggingface):
@@ -175,16 +214,33 @@ def test_bad_place(tmp_path, huggingface):
         check_rate(slow, "slow", 16000)
 
 
-def test_missing_tensors_are_refused(huggingface):
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("encoder.layers.1.attention.k_proj.weight", {}),
+        # Those of a multilingual model, one in each layer.
+        ("encoder.layers.1.adapter_layer.norm.weight", {"adapter_attn_dim": 4, "do_stable_layer_norm": True}),
+    ],
+)
+def test_missing_tensors_are_refused(part, options, huggingface):
     """A file that lacks a layer would be filled with random numbers."""
     from safetensors.torch import load_file, save_file
 
-    path = huggingface("hubert") / "model.safetensors"
+    path = huggingface("wav2vec2", **options) / "model.safetensors"
     state = load_file(path)
-    del state["encoder.layers.1.attention.k_proj.weight"]
+    del state[part]
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 of the network's tensors"):
         load_teacher(str(path.parent))
+
+
+def test_convolutions_behind_the_encoder_are_left_out(huggingface, utterances):
+    """What add_adapter appends has a fraction of the frames that are counted."""
+    teacher = load_teacher(str(huggingface("wav2vec2", add_adapter=True)))
+    assert_alone_equals_batch(teacher, utterances)
+    assert [len(frames) for frames in teacher.embed(utterances)] == [
+        teacher.frames(len(samples)) for samples in utterances
+    ]
 
 
 def test_frame_rates():
