@@ -123,7 +123,11 @@ class EmbeddingStore:
     def _raw(self, key: str) -> np.ndarray:
         shard, first, frames, check = self.index[key]
         if shard not in self._handles:
-            self._handles[shard] = os.open(self.folder / "shards" / shard / "data", os.O_RDONLY)
+            path = self.folder / "shards" / shard
+            try:
+                self._handles[shard] = os.open(path / "data", os.O_RDONLY)
+            except OSError as error:
+                raise UserError(f"{path / 'data'}: {error.strerror}; {_again(path)}") from None
         wanted = frames * self.codec.row_bytes
         data = os.pread(self._handles[shard], wanted, first)
         if len(data) != wanted:
@@ -179,11 +183,11 @@ class EmbeddingWriter(EmbeddingStore):
         """Write frames (T, E) by key as one shard: all of them are on the disk when this returns, or none.
 
         Raises:
-            UserError: a number that the storage cannot hold.
+            UserError: a number that the storage cannot hold, or another dump has claimed the folder since.
         """
         name = hashlib.sha256("\n".join(sorted(items)).encode()).hexdigest()[:16]
         place, lines = 0, []
-        with atomic_dir(self.folder / "shards" / name) as temporary:
+        with self._still_own(), atomic_dir(self.folder / "shards" / name) as temporary:
             with open(temporary / "data", "wb") as handle:
                 for key, frames in items.items():
                     encoded = self.codec.encode(frames)
@@ -195,10 +199,13 @@ class EmbeddingWriter(EmbeddingStore):
     def write_set(self, data_dir: str | Path, keys: Mapping[str, str]) -> None:
         """Record which utterances a data directory has."""
         lines = "".join(f"{utterance} {key}\n" for utterance, key in keys.items())
-        atomic_write_text(self._set_file(data_dir), f"content {content_of(data_dir)}\n{lines}")
+        with self._still_own():
+            atomic_write_text(self._set_file(data_dir), f"content {content_of(data_dir)}\n{lines}")
 
     def finish(self, keys: Sequence[str]) -> None:
         """Write the summary over the frames of these utterances: without it a store is not complete."""
+        with self._still_own():
+            pass
         count, total = 0, np.zeros(self.size)
         squares = np.zeros((self.size, self.size))
         for key in keys:
@@ -209,8 +216,23 @@ class EmbeddingWriter(EmbeddingStore):
         if not count:
             raise UserError(f"{self.folder}: not one frame was stored")
         mean = total / count
-        with atomic_path(self.folder / SUMMARY_FILE) as temporary:
+        with self._still_own(), atomic_path(self.folder / SUMMARY_FILE) as temporary:
             np.savez(temporary, mean=mean, covariance=squares / count - np.outer(mean, mean), frames=count)
+
+    @contextlib.contextmanager
+    def _still_own(self) -> Iterator[None]:
+        """Inside, nobody else makes the folder one of other settings.
+
+        Raises:
+            UserError: somebody has: shards of both would have the same names.
+        """
+        with locked(self.folder):
+            if read_settings(self.folder) != self.settings:
+                raise UserError(
+                    f"{self.folder / SETTINGS_FILE}: another dump has made this store one of other settings; "
+                    "wait for its end, and give this one another folder"
+                )
+            yield
 
 
 @contextlib.contextmanager

@@ -132,6 +132,20 @@ def test_jobs_that_replace_at_the_same_time(filled, monkeypatch):
     assert list(EmbeddingStore(folder).index) == ["a" * 32]
 
 
+def test_a_dump_whose_folder_another_one_has_claimed(filled):
+    """It would put its frames, of the same names, among those of other settings."""
+    folder, content = filled
+    first = EmbeddingWriter(folder, SETTINGS)
+    second = EmbeddingWriter(folder, SETTINGS | {"teacher": {"kind": "other"}}, replace=True)
+    key, frames = next(iter(content.items()))
+    second.add_shard({key: 0 * frames})
+    message = re.escape(f"{folder / 'settings.json'}: another dump has made this store one of other settings")
+    for write in (first.add_shard, lambda items: first.finish(list(items))):
+        with pytest.raises(UserError, match=message):
+            write({key: frames})
+    assert not EmbeddingStore(folder).read(key).any() and not (folder / "summary.npz").exists()
+
+
 @pytest.mark.parametrize("where", ["data", "index"])
 def test_cut_short(filled, where):
     folder, _ = filled
