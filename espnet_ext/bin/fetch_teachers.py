@@ -2,16 +2,21 @@
 
 Nodes of a cluster have no internet. What is a file or a folder, or may yet become one, is left alone.
 With ``--check`` nothing is downloaded: what can be no teacher of distillation is refused, and so are weights
-and settings of stage 7 that do not fit.
+and settings of stage 7 that do not fit. With ``--student`` teachers that are there are loaded, too.
 """
 
 import argparse
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_ext.errors import UserError, main_guard
+
+if TYPE_CHECKING:
+    from espnet_ext.distillation.options import TeacherConf
 
 #: Names of a hub: `owner/model` or `model`.
 _HUB = re.compile(r"(?:[\w.-]+/)?[A-Za-z0-9][\w.-]*\Z")
@@ -28,10 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="look at NAME=PLACE alone, and fetch nothing")
     parser.add_argument("--config", type=Path, help="with --check: YAML of stage 7, told of each teacher")
     parser.add_argument("--weights", nargs="*", default=[], help="with --check: NAME=W, as --teacher_weights")
+    parser.add_argument(
+        "--student", type=Path, help="with --check: the student's YAML, whose frames are wanted"
+    )
     args = parser.parse_args(arguments)
     own = [Path(folder).resolve() for folder in args.own]
     if args.check:
-        check(args.teacher, own, args.config, args.weights)
+        check(args.teacher, own, args.config, args.weights, args.student)
         return 0
     for teacher in args.teacher:
         place = teacher.partition("=")[2] or teacher
@@ -42,12 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def check(teachers: list[str], own: list[Path], config: Path | None, weights: list[str]) -> None:
+def check(
+    teachers: list[str],
+    own: list[Path],
+    config: Path | None,
+    weights: list[str],
+    student: Path | None = None,
+) -> None:
     """Say what each teacher of distillation is, as far as its place tells it, and what is wanted of it.
 
     Raises:
         UserError: a word that is not NAME=PLACE, a name twice, a place that holds no teacher, a weight of
-            none of them, or settings that stage 7 would refuse.
+            none of them, or settings that stage 7 would refuse; with a student, a teacher that does not load,
+            or whose layers, sample rate or frame rate do not fit.
     """
     from espnet_ext.distillation.options import parse_places, parse_weights, target_conf
     from espnet_ext.distillation.teachers import kind_of
@@ -65,6 +80,8 @@ def check(teachers: list[str], own: list[Path], config: Path | None, weights: li
                 raise UserError(f"teacher {place}: no such file or folder, and no name on a hub either")
             what = "no file or folder: stage 7 looks for a model of this name on the HuggingFace hub"
         print(f"{name}={place}: {what}", flush=True)
+        if student and conf and path.exists() and not any(path.resolve().is_relative_to(f) for f in own):
+            _fits(name, place, conf.of(name), read_yaml(student))
         if conf:
             wanted = conf.of(name)
             left_out = "" if shares.get(name) else "; its weight is 0: not used"
@@ -77,6 +94,22 @@ def check(teachers: list[str], own: list[Path], config: Path | None, weights: li
             )
     if conf and (others := sorted(set(map(str, conf.teachers)) - set(places))):
         print(f"  {config} has settings of {', '.join(others)}, which is no teacher here", flush=True)
+
+
+def _fits(name: str, place: str, wanted: "TeacherConf", student: Mapping) -> None:
+    """Load a teacher, and hold it against the student.
+
+    Raises:
+        UserError: as stage 7 would.
+    """
+    from espnet_ext.data.lengths import sample_rate
+    from espnet_ext.distillation.frames import reduction_factor
+    from espnet_ext.distillation.streaming import frame_shift_of
+    from espnet_ext.distillation.teachers import check_rate, load_teacher
+
+    teacher = load_teacher(place, wanted.layer, wanted.long)
+    check_rate(teacher, name, sample_rate((student.get("frontend_conf") or {}).get("fs", 16000)))
+    reduction_factor(teacher.shift, frame_shift_of(student), name)
 
 
 def is_of_a_hub(place: str, own: list[Path]) -> bool:

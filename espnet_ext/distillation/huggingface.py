@@ -54,7 +54,7 @@ class HuggingFaceTeacher:
         self.layers = int(
             self.config.encoder_layers if self.kind == "whisper" else self.config.num_hidden_layers
         )
-        choose_layer([torch.zeros(1)] * self.layers, torch.zeros(1), layer)
+        choose_layer([torch.zeros(1)] * self.layers, torch.zeros(1), layer, name)
         if self.kind == "whisper":
             self._whisper(about)
         else:

@@ -54,7 +54,7 @@ class RecogniserTeacher:
         self.shift = self.hop * self.grid.factor
         encoder = model.encoder.encoders
         self._layers = list(getattr(encoder, "blocks", encoder))
-        choose_layer([torch.zeros(1)] * len(self._layers), torch.zeros(1), layer)
+        choose_layer([torch.zeros(1)] * len(self._layers), torch.zeros(1), layer, folder)
         self.identity = {
             "kind": "recogniser",
             "weights": weights_digest(model.state_dict()),
@@ -116,7 +116,7 @@ class SSLTeacher:
         self.module = freeze(model, device)
         self.size = encoder_size(model)
         self._layers = list(model.encoder.encoders)
-        choose_layer([torch.zeros(1)] * len(self._layers), torch.zeros(1), layer)
+        choose_layer([torch.zeros(1)] * len(self._layers), torch.zeros(1), layer, path)
         self.shift = self._shift()
         self.identity = {
             "kind": "espnet-ssl",

@@ -65,13 +65,16 @@ def layer_choice(layer: str | int) -> tuple[str, int]:
     raise UserError(f"layer {layer}: expected last, a layer's number from 1, or mean:K (of the last K)")
 
 
-def choose_layer(states: Sequence[torch.Tensor], last: torch.Tensor, layer: str | int) -> torch.Tensor:
+def choose_layer(
+    states: Sequence[torch.Tensor], last: torch.Tensor, layer: str | int, place: str | Path = ""
+) -> torch.Tensor:
     """The embedding (B, T, E) that a choice of layers means.
 
     Args:
         states: output of each layer, the first layer's first; the layers' input is not among them.
         last: what the network gives at its end.
         layer: see `layer_choice`.
+        place: of the teacher, for messages.
 
     Raises:
         UserError: the network has fewer layers.
@@ -80,7 +83,7 @@ def choose_layer(states: Sequence[torch.Tensor], last: torch.Tensor, layer: str 
     if kind == "last":
         return last
     if number > len(states):
-        raise UserError(f"layer {layer}: the teacher has {len(states)} layers")
+        raise UserError(f"teacher {place}: layer {layer}: it has {len(states)} layers")
     return states[number - 1] if kind == "layer" else torch.stack(list(states[-number:])).mean(0)
 
 

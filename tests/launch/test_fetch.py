@@ -101,6 +101,33 @@ def test_weights_and_settings_are_looked_at_with_the_teachers(tmp_path, monkeypa
         assert message in capsys.readouterr().err
 
 
+def test_teachers_that_are_there_are_held_against_the_student(tmp_path, capsys):
+    """A frame rate, layer or folder that does not fit is found before stage 6, too."""
+    from tests.distillation.conftest import save_huggingface
+
+    folder = save_huggingface("hubert", tmp_path / "hubert")
+    student, conf = tmp_path / "student.yaml", tmp_path / "targets.yaml"
+
+    def check(layer: int, hop: int, rate: int = 16000, own: str = "exp") -> str:
+        conf.write_text(f"teachers: {{one: {{layer: {layer}}}}}\n")
+        student.write_text(
+            f"frontend_conf: {{fs: {rate}, hop_length: {hop}}}\n"
+            "encoder_conf: {input_conf: {}, body_conf: []}\n"
+        )
+        capsys.readouterr()
+        options = ["--own", str(tmp_path / own), "--config", str(conf), "--student", str(student)]
+        fetch_teachers.main(["--check", *options, "--", f"one={folder}"])
+        return capsys.readouterr().err
+
+    assert check(3, 160) == ""
+    assert f"teacher {folder}: layer 99: it has 3 layers" in check(99, 160)
+    assert "teacher one: a frame every 320 samples, the student's are 768 apart" in check(3, 192)
+    assert "teacher one: hears 16000 Hz, this audio has 8000 Hz" in check(3, 160, 8000)
+    (folder / "model.safetensors").unlink()
+    assert "no weights in this folder" in check(3, 160)
+    assert check(3, 160, own="hubert") == ""  # what stage 6 writes is made anew before it is used
+
+
 def test_a_model_that_is_nowhere(hub):
     with pytest.raises(UserError, match="teacher x/y: is no file or folder, not in the cache .* no route to"):
         fetch_teachers.fetch("x/y")

@@ -2,7 +2,7 @@
 # does: looks at --teachers, their weights and settings before stage 6 takes hours, with method distillation
 # when: {method: [distillation], stage1: ["true"]}
 # scope: teachers_${tag}
-# options: [teachers, teacher_weights, teacher_config]
+# options: [teachers, teacher_weights, teacher_config, student_config]
 # uncounted: [logdir, tag, datadir, dumpdir, expdir, own_teachers, pretrain_exp, bestrq_exp]
 # logs: ["${logdir}/05_stats_teachers_${tag}.log"]
 . "${template_dir}/utils/stage.sh"
@@ -16,4 +16,4 @@ fi
 # shellcheck disable=SC2086 # a list of NAME=W
 run "${cpu_cmd}" "${logdir}/05_stats_teachers_${tag}.log" \
     python -m espnet_ext.bin.fetch_teachers --check --own "${datadir}" "${dumpdir}" "${expdir}" \
-    --config "$(config "${teacher_config}")" --weights ${teacher_weights} -- "${places[@]}"
+    --config "$(config "${teacher_config}")" --student "$(config "${student_config}")" --weights ${teacher_weights} -- "${places[@]}"
