@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from espnet_ext.data.stored import AGAIN, read_arrays
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_path
 
@@ -118,9 +119,9 @@ class ResidualQuantiser:
         if self._books is None:
             path = Path(self.folder or ".") / CODEBOOKS_FILE
             if not path.exists():
-                raise UserError(f"{path}: no such file; remove {path.parent} and run stage 7 (targets) again")
-            with np.load(path, allow_pickle=False) as found:
-                self._books = found["books"]
+                raise UserError(f"{path}: no such file; remove {path.parent} and {AGAIN}")
+            shapes = {"books": (self.row_bytes, None, self.size)}
+            self._books = read_arrays(path, shapes, f"remove {path.parent} and {AGAIN}")["books"]
         return self._books
 
     def encode(self, frames: np.ndarray) -> bytes:

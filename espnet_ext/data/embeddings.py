@@ -24,7 +24,15 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.data.embedding_codecs import Codec, make_codec
-from espnet_ext.data.stored import FORMAT, SETTINGS_FILE, SUMMARY_FILE, checksum, read_settings, read_summary
+from espnet_ext.data.stored import (
+    AGAIN,
+    FORMAT,
+    SETTINGS_FILE,
+    SUMMARY_FILE,
+    checksum,
+    read_settings,
+    read_summary,
+)
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_dir, atomic_path, atomic_write_text, read_lines
 
@@ -57,8 +65,9 @@ class EmbeddingStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.settings = read_settings(self.folder, "storage", "row_bytes")
+        self.settings = read_settings(self.folder, "storage", "row_bytes", "frame_shift")
         self.size, self.storage = int(self.settings["size"]), str(self.settings["storage"])
+        self._check_settings()
         self._codec: Codec | None = None
         self._handles: dict[str, int] = {}
         self.index: dict[str, tuple[str, int, int, str]] = {}
@@ -110,15 +119,35 @@ class EmbeddingStore:
         lines = [line for _, line in read_lines(path)]
         if not lines or lines[0] != f"content {content_of(data_dir)}":
             raise UserError(f"{path}: the audio of {data_dir} has changed since; run stage 7 (targets) again")
-        return dict(line.split(" ", 1) for line in lines[1:])
+        rows = [line.split(" ") for line in lines[1:]]
+        if not all(len(row) == 2 for row in rows):
+            raise UserError(
+                f"{path}: expected `<utterance> <key>` a line, was it cut short? Remove it and {AGAIN}"
+            )
+        return dict(rows)
 
     def summary(self) -> dict[str, np.ndarray]:
         """`mean` (E,), `covariance` (E, E) over the training frames, `frames`.
 
         Raises:
-            UserError: the dump has not finished.
+            UserError: the dump has not finished, or the file is damaged.
         """
-        return read_summary(self.folder)
+        return read_summary(
+            self.folder, {"mean": (self.size,), "covariance": (self.size, self.size), "frames": ()}
+        )
+
+    def _check_settings(self) -> None:
+        """What says how to read the frames must fit together: a wrong number gives other frames."""
+        path = self.folder / SETTINGS_FILE
+        try:
+            row_bytes = make_codec(self.storage, self.size).row_bytes
+        except UserError as error:
+            raise UserError(f"{path}: is damaged ({error}); remove {self.folder} and {AGAIN}") from None
+        if row_bytes != self.settings["row_bytes"] or self.size < 1:
+            raise UserError(
+                f"{path}: is damaged (a frame of {self.size} numbers as {self.storage} takes {row_bytes} "
+                f"bytes, not {self.settings['row_bytes']}); remove {self.folder} and {AGAIN}"
+            )
 
     def _raw(self, key: str) -> np.ndarray:
         shard, first, frames, check = self.index[key]
@@ -272,7 +301,7 @@ def _cut_short(shard: Path) -> str:
 
 
 def _again(shard: Path) -> str:
-    return f"remove {shard} and run stage 7 (targets) again"
+    return f"remove {shard} and {AGAIN}"
 
 
 def _empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from espnet_ext.files import human, read_lines
 SETTINGS_FILE, SUMMARY_FILE = "settings.json", "summary.npz"
 #: In the settings; other numbers are other formats.
 FORMAT = 2
+#: What to do about damage. A stage that is done is skipped, unless it is forced.
+AGAIN = "run stage 7 (targets) again, with --force"
 
 
 def checksum(key: str, data: bytes) -> str:
@@ -41,13 +44,17 @@ def read_settings(folder: Path, *names: str) -> dict:
             raise ValueError("another format")
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{path}: is not what stage 7 (targets) writes; remove {folder}, run it again"
+            f"{path}: is not what stage 7 (targets) writes; remove {folder}, run it again, with --force"
         ) from None
     return settings
 
 
-def read_summary(folder: Path) -> dict[str, np.ndarray]:
+def read_summary(folder: Path, shapes: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """Figures over all that is stored.
+
+    Args:
+        folder: of the store.
+        shapes: see `read_arrays`.
 
     Raises:
         UserError: the dump has not finished, or the file is damaged.
@@ -57,11 +64,40 @@ def read_summary(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{folder}: is not complete (no {SUMMARY_FILE}); run stage 7 (targets), it goes on where it was"
         )
+    return read_arrays(path, shapes, f"remove it and {AGAIN}")
+
+
+def read_arrays(path: Path, shapes: Mapping[str, tuple], advice: str) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz`.
+
+    Args:
+        path: of the file.
+        shapes: of those it must hold; None stands for any size.
+        advice: what to do with a damaged file, for the message.
+
+    Raises:
+        UserError: it is damaged: not readable, or an array is absent or of another shape.
+    """
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return dict(found)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise UserError(f"{path}: is damaged; remove it and run stage 7 (targets) again") from None
+        with zipfile.ZipFile(path) as file:  # numpy reads no checksum where a header speaks of fewer numbers
+            whole = file.testzip() is None
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(file) if whole else {}
+    except (PermissionError, FileNotFoundError):
+        raise
+    except Exception:  # numpy and zipfile raise a dozen types, NotImplementedError and RuntimeError too
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: is damaged; {advice}")
+    for name, shape in shapes.items():
+        # A byte of the file's table of contents is enough for an array to be absent.
+        if name not in found:
+            raise UserError(f"{path}: is damaged (no {name}); {advice}")
+        there = found[name].shape
+        if len(there) != len(shape) or any(n not in (None, m) for n, m in zip(shape, there, strict=True)):
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
+            raise UserError(f"{path}: is damaged ({name} is of shape {there}, not ({wanted})); {advice}")
+    return found
 
 
 def check_disk(folder: Path, size: float, advice: str) -> None:

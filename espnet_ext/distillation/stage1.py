@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from espnet_ext.asr.load import check_keys, read_config
+from espnet_ext.distillation.teachers import read_json
 from espnet_ext.errors import UserError
 from espnet_ext.train.averaging import average
 
@@ -70,8 +71,13 @@ def take_over(
 
 
 def _best(folder: Path, nbest: int) -> dict[str, torch.Tensor]:
-    ranked = json.loads((folder / "nbest.json").read_text(encoding="utf-8"))
-    return average([folder / f"{epoch}epoch.pth" for epoch in ranked["epochs"][:nbest]])
+    ranked = read_json(folder / "nbest.json").get("epochs")
+    if not isinstance(ranked, list) or not ranked:
+        raise UserError(
+            f"{folder / 'nbest.json'}: is damaged (expected `epochs`, the best first); run the stage of "
+            "stage 1 again, with --force"
+        )
+    return average([folder / f"{epoch}epoch.pth" for epoch in ranked[:nbest]])
 
 
 def _plain(value):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from espnet_ext.data.embeddings import EmbeddingStore
+from espnet_ext.data.stored import AGAIN, read_arrays
 from espnet_ext.distillation.clips import SetReader
 from espnet_ext.distillation.combine import Combiner
 from espnet_ext.distillation.frames import common_length, reduce_rate
@@ -98,7 +99,7 @@ class StoredTargets:
             if missing:
                 raise UserError(
                     f"{store.folder}: has no embeddings of {len(missing)} of {len(data.lengths)} utterances "
-                    f"of {data_dir}, the first is {missing[0]!r}; run stage 7 (targets) again"
+                    f"of {data_dir}, the first is {missing[0]!r}; {AGAIN}"
                 )
             self.keys[data_dir, name] = {u: found[u] for u in data.lengths}
         data.dataset = _With(data.dataset, _Reader(self, data_dir))
@@ -264,14 +265,20 @@ def write_summaries(path: Path, summaries: Mapping[str, Mapping[str, np.ndarray]
         np.savez(temporary, **flat)
 
 
-def read_summaries(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What `write_summaries` wrote."""
-    found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as flat:
-        for name in flat.files:
-            teacher, what = name.rsplit("/", 1)
-            found.setdefault(teacher, {})[what] = flat[name]
-    return found
+def read_summaries(path: Path, sizes: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
+    """What `write_summaries` wrote.
+
+    Args:
+        path: of the file.
+        sizes: E of each teacher.
+
+    Raises:
+        UserError: it is damaged, or of other teachers.
+    """
+    shapes = {f"{name}/mean": (size,) for name, size in sizes.items()}
+    shapes |= {f"{name}/covariance": (size, size) for name, size in sizes.items()}
+    flat = read_arrays(path, shapes, "remove it; the training makes it anew when it is started again")
+    return {name: {what: flat[f"{name}/{what}"] for what in ("mean", "covariance")} for name in sizes}
 
 
 def draw_utterances(names: Sequence[str], count: int) -> list[str]:

@@ -99,7 +99,8 @@ class TargetStore:
         Raises:
             UserError: the dump has not finished.
         """
-        return read_summary(self.folder)
+        each = {"mean": (self.size,), "std": (self.size,), "token_mean": (None, self.size)}
+        return read_summary(self.folder, {"rows": (), **each})
 
     def _check_length(self) -> None:
         last = max((first + rows for first, rows, _ in self.index.values()), default=0)
