@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from espnet_ext.asr.digest import weights_digest
-from espnet_ext.distillation.teachers import choose_layer, freeze, layer_choice, read_json, same_lengths
+from espnet_ext.distillation.teachers import (
+    choose_layer,
+    freeze,
+    layer_choice,
+    read_json,
+    same_lengths,
+    too_short,
+)
 from espnet_ext.errors import UserError
 
 #: Model types (`config.json`: model_type) that are understood, and whether padding may stand in a batch:
@@ -92,10 +99,7 @@ class HuggingFaceTeacher:
         audio = [self._scaled(samples) for samples in audio]
         lengths = torch.tensor([len(samples) for samples in audio])
         if min(self._frames(int(n)) for n in lengths) < 1:
-            raise UserError(
-                f"teacher {self.name}: an utterance of {int(lengths.min())} samples is too short for it; "
-                "raise --min_wav_duration (stage 3)"
-            )
+            raise too_short(self.name, int(lengths.min()))
         values = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in audio], batch_first=True)
         mask = torch.arange(values.size(1)) < lengths[:, None]
         if self._norm is not None:
@@ -137,6 +141,9 @@ class HuggingFaceTeacher:
 
     def _embed_whisper(self, audio: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Frames of the audio alone: those of the silence that fills Whisper's window are dropped."""
+        shortest = min(len(samples) for samples in audio)
+        if self.frames(shortest) < 1:
+            raise too_short(self.name, shortest)
         if self.long == "refuse":
             longest = max(len(samples) for samples in audio)
             if longest > self.window:

@@ -9,14 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet_ext.asr.digest import weights_digest
 from espnet_ext.asr.load import check_keys, load_exported, read_config
-from espnet_ext.distillation.teachers import LayerTap, choose_layer, freeze, layer_choice, same_lengths
+from espnet_ext.distillation.teachers import (
+    LayerTap,
+    choose_layer,
+    freeze,
+    layer_choice,
+    same_lengths,
+    too_short,
+)
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.encode import encoder_size, features_of
 from espnet_ext.ssl.grid import grid_of
 from espnet_ext.train.init_param import load_state
+
+#: Samples of silence with which an SSL model is tried: of so many it makes frames.
+_HEARD = 16000
 
 
 def sample_rate_of(config: dict, where: str | Path) -> int:
@@ -74,10 +85,7 @@ class RecogniserTeacher:
         ).to(self.device)
         features, frames = features_of(self.module, speech, lengths)
         if min(self.grid.frames(int(n)) for n in frames) < 1:  # ESPnet minds only where all are too short
-            raise UserError(
-                f"teacher {self.name}: an utterance of {int(lengths.min())} samples is too short for it; "
-                "raise --min_wav_duration (stage 3)"
-            )
+            raise too_short(self.name, int(lengths.min()))
         with LayerTap(self._layers if layer_choice(self.layer)[0] != "last" else []) as states:
             last, counts = self.module.encoder(features, frames)[:2]
         found = choose_layer(states, last, self.layer)
@@ -100,7 +108,7 @@ class SSLTeacher:
     def __init__(self, path: Path, layer: str | int = "last", device: torch.device | str = "cpu"):
         from espnet2.tasks.ssl import SSLTask
 
-        self.layer, self.device = layer, torch.device(device)
+        self.name, self.layer, self.device = str(path), layer, torch.device(device)
         config = read_config(path.parent / "config.yaml")
         self.rate = sample_rate_of(config, path.parent / "config.yaml")
         try:
@@ -127,8 +135,8 @@ class SSLTeacher:
 
     def _shift(self) -> int:
         """Samples a frame, found by listening to silence: front ends of this task differ."""
-        short, long = (len(self.embed([np.zeros(n, dtype=np.float32)])[0]) for n in (16000, 32000))
-        return round(16000 / (long - short))
+        short, long = (self.frames(n) for n in (_HEARD, 2 * _HEARD))
+        return round(_HEARD / (long - short))
 
     def frames(self, samples: int) -> int:
         """See `Teacher.frames`; found by listening to silence of that length."""
@@ -141,7 +149,14 @@ class SSLTeacher:
         for group in same_lengths(audio):
             speech = torch.from_numpy(np.stack([audio[place] for place in group]).astype(np.float32))
             lengths = torch.full((len(group),), speech.size(1), device=self.device)
-            last, states, _ = self.module.inference_encode(speech.to(self.device), lengths)
+            try:
+                last, states, _ = self.module.inference_encode(speech.to(self.device), lengths)
+            except (RuntimeError, TooShortUttError) as error:  # its parts have a word of their own each
+                if isinstance(error, torch.OutOfMemoryError) or speech.size(1) >= _HEARD:
+                    raise
+                raise too_short(self.name, speech.size(1)) from error
+            if last.size(1) < 1:
+                raise too_short(self.name, speech.size(1))
             frames = choose_layer(states, last, self.layer)
             for place, row in zip(group, frames, strict=True):
                 found[place] = row.float()

@@ -164,6 +164,14 @@ def check_rate(teacher: Teacher, place: str, rate: int) -> None:
         )
 
 
+def too_short(name: str, samples: int) -> UserError:
+    """What is said of an utterance of which a teacher makes no frame."""
+    return UserError(
+        f"teacher {name}: an utterance of {samples} samples is too short for it; raise --min_wav_duration "
+        "(stage 3)"
+    )
+
+
 def read_json(path: Path) -> dict:
     """A JSON mapping.
 

@@ -20,6 +20,7 @@ def assert_alone_equals_batch(teacher, utterances):
         assert single.shape == frames.shape and frames.shape[1] == teacher.size
         assert (single - frames).abs().max() <= 1e-5 * single.abs().max()
         assert abs(len(frames) - len(samples) / teacher.shift) <= 7
+        assert teacher.frames(len(samples)) == len(frames)
         assert single.std(0).mean() > 1e-3  # frames differ, so that a wrong one would show
 
 
@@ -72,8 +73,13 @@ def test_whisper_drops_its_silence(huggingface):
     whole = teacher.embed([audio])[0]
     assert len(whole) == 100 + 9000 // 320
     torch.testing.assert_close(whole[100:], teacher.embed([audio[32000:]])[0])
+    strict = load_teacher(folder, long="refuse")
     with pytest.raises(UserError, match="an utterance has 2.6 s"):
-        load_teacher(folder, long="refuse").embed([audio])
+        strict.embed([audio])
+    torch.testing.assert_close(strict.embed([audio[:32000]])[0], whole[:100])  # just the window
+    with pytest.raises(UserError, match="an utterance of 319 samples is too short for it; raise --min_wav"):
+        teacher.embed([audio, audio[:319]])
+    assert len(teacher.embed([audio[:320]])[0]) == 1
 
 
 def test_recognisers(recogniser, tmp_path, utterances):
@@ -93,49 +99,6 @@ def test_recognisers(recogniser, tmp_path, utterances):
         )
 
 
-def test_espnet_ssl(tmp_path, utterances):
-    """ESPnet's own `ssl` task."""
-    import argparse
-
-    import yaml
-    from espnet2.tasks.ssl import SSLTask
-
-    (tmp_path / "ssl").mkdir()
-    config = {
-        "token_list": [str(i) for i in range(5)] + ["<unk>"],
-        "num_classes": 5,
-        "input_size": None,
-        "init": None,
-        "frontend": "default",
-        "frontend_conf": {"n_fft": 512, "hop_length": 320, "n_mels": 20},
-        "specaug": None,
-        "specaug_conf": {},
-        "normalize": None,
-        "normalize_conf": {},
-        "preencoder": None,
-        "preencoder_conf": {},
-        "encoder": "transformer",
-        "encoder_conf": {
-            "input_layer": "linear",
-            "output_size": 16,
-            "attention_heads": 2,
-            "linear_units": 24,
-            "num_blocks": 2,
-        },
-        "loss": [{"name": "hubert", "conf": {"num_classes": 5, "final_dim": 8}}],
-        "util": [{"name": "mask", "conf": {}}],
-        "model": "espnet",
-        "model_conf": {},
-    }
-    torch.manual_seed(0)
-    model = SSLTask.build_model(argparse.Namespace(**config))
-    torch.save(model.state_dict(), tmp_path / "ssl" / "x.pth")
-    (tmp_path / "ssl" / "config.yaml").write_text(yaml.safe_dump(config))
-    teacher = load_teacher(str(tmp_path / "ssl" / "x.pth"))
-    assert (teacher.shift, teacher.size) == (320, 16)
-    assert_alone_equals_batch(teacher, utterances)
-
-
 def test_identity_tells_teachers_apart(huggingface):
     one, other = huggingface("wav2vec2", "one"), huggingface("wav2vec2", "other", seed=1)
     identities = [
@@ -145,6 +108,17 @@ def test_identity_tells_teachers_apart(huggingface):
     ]
     assert load_teacher(str(one)).identity == identities[0]
     assert len({json.dumps(each, sort_keys=True) for each in identities}) == 3
+
+
+def test_identity_tells_settings_apart(huggingface):
+    """The same weights, but samples that are scaled or not, and Whisper's long audio in pieces or refused."""
+    folder = huggingface("wav2vec2")
+    scaled = load_teacher(str(folder)).identity
+    about = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(about | {"do_normalize": False}))
+    assert load_teacher(str(folder)).identity != scaled
+    whisper = str(huggingface("whisper"))
+    assert load_teacher(whisper).identity != load_teacher(whisper, long="refuse").identity
 
 
 def change(path, **values):
@@ -254,6 +228,9 @@ def test_frame_rates():
         with pytest.raises(UserError, match="nothing is stretched"):
             reduction_factor(320, shift, "x")
     assert common_length(24, 25, 3, "u", "x") == 24
+    assert common_length(24, 27, 3, "u", "x") == common_length(27, 24, 3, "u", "x") == 24
+    with pytest.raises(UserError, match="the student has 28 frames, teacher x has 24; more than 3 apart"):
+        common_length(28, 24, 3, "u", "x")
     with pytest.raises(UserError, match="'u': the student has 24 frames, teacher x has 28"):
         common_length(24, 28, 3, "u", "x")
 
