@@ -115,6 +115,31 @@ def test_arcs_are_the_log_probabilities():
     torch.testing.assert_close(label[..., 1], expected[:, :, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
+def test_scores_are_at_least_fp32(dtype, wanted):
+    """Whatever the joint network computes in: the sum over a lattice is taken of these."""
+    case = Losses(dtype)
+    case.objective = lambda nodes: seen.append(nodes.scores.dtype) or nodes.losses().sum()
+    seen: list[torch.dtype] = []
+    assert case.loss().dtype == wanted and seen == [wanted]
+
+
+def test_scores_are_dropped_between_terms():
+    """The largest tensor is not held while a term that does without it is differentiated."""
+    case, held = Losses(), []
+
+    def terms(nodes):
+        yield nodes.losses().sum()
+        held.append(nodes._scores is not None)
+        yield nodes.hidden.sum()
+
+    case.objective = terms
+    case.loss(group_scores=1)
+    assert held == [False] * 4
+
+
 def test_loss_is_torchaudios():
     """On a CPU torchaudio gets two log-probabilities a node; it is the loss it has of all the scores."""
     draw = torch.Generator().manual_seed(0)

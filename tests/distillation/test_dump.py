@@ -153,9 +153,11 @@ def test_command(command, toy, capsys, monkeypatch):
     """A dry run writes nothing; a store says when it is complete; other settings are refused or replaced."""
     assert command("--dry_run") == 0
     assert "nothing is written" in capsys.readouterr().out and not (toy.folder / "out").exists()
-    assert command("--job", "1", "--num_jobs", "2") == 0
-    done = toy.folder / "out/complete.json"
-    assert command("--job", "2", "--num_jobs", "2") == 0
+    parts, done = toy.folder / "parts.yaml", toy.folder / "out/complete.json"
+    parts.write_text("shard_seconds: 4.0\nbatch_seconds: 2.0\n")
+    assert command("--config", str(parts), "--job", "1", "--num_jobs", "2") == 0
+    assert not done.exists()  # stage 8 would begin
+    assert command("--config", str(parts), "--job", "2", "--num_jobs", "2") == 0
     about = json.loads(done.read_text())["enc"]
     assert about["place"].endswith("recogniser") and about["storage"] == "fp16"
     config = toy.folder / "targets.yaml"

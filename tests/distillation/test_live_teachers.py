@@ -5,6 +5,7 @@ import torch
 
 from espnet_ext.distillation.combine import Combiner
 from espnet_ext.distillation.encoder_task import EncoderTask
+from espnet_ext.distillation.frames import reduce_rate
 from espnet_ext.distillation.options import RULES
 from espnet_ext.distillation.targets import LiveTargets
 from espnet_ext.errors import UserError
@@ -62,3 +63,23 @@ def test_a_live_teacher_whose_weights_are_damaged(toy, recogniser):
     with pytest.raises(UserError, match="teacher x: an embedding holds nan or infinity"):
         EncoderTask.build_streams(args, World())
     assert not (toy.folder / "args" / "teacher_summaries.npz").exists()
+
+
+def test_draws_of_live_teachers_go_by_the_pass(toy):
+    """`random`: each time an utterance is read, the draw is that of the pass, as for stored targets."""
+    _, streams, _ = build(toy, toy.dump(one=NoiseTeacher(6, 1)), {"teachers": {"one": 1}})
+    teachers = {"one": NoiseTeacher(6, 1), "two": NoiseTeacher(6, 2)}
+    combiner = Combiner("random", {"one": 0.5, "two": 0.5}, summaries({"one": 6, "two": 6}))
+    each = dict.fromkeys(teachers, 2), dict.fromkeys(teachers, "mean")
+    live, data = LiveTargets(teachers, *each, combiner, 16000), streams["labelled"].data
+    live.attach(data, str(toy.data))
+    drawn = set()
+    for passes in range(8):
+        batch = next(data.batches([("u03",)], 0, passes=passes))
+        (found,) = live.batch(batch).values()
+        (name,) = combiner.chosen(passes, "u03")
+        frames = reduce_rate(teachers[name].embed([toy.audio["u03"]])[0], 2, "mean")
+        expected = combiner({name: frames})["all"]
+        torch.testing.assert_close(found.values[0], expected, rtol=1e-2, atol=1e-2)  # audio of 16 bits
+        drawn.add(name)
+    assert drawn == {"one", "two"}

@@ -135,6 +135,17 @@ def divergence(student, teacher, temperature=1.0, shift=0, per_node=False):
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
+def test_scores_are_at_least_fp32(dtype, wanted):
+    """What the joint network computes in bf16 is summed over nodes and tokens, which bf16 cannot."""
+    model, nodes = model_of(), path_nodes(torch.tensor([[1, 3]]), torch.tensor([5]), torch.tensor([2]))
+    sizes = model.joint_network.lin_enc.in_features, model.joint_network.lin_dec.in_features
+    inputs = [torch.randn(1, n, size, dtype=dtype) for n, size in zip((5, 3), sizes, strict=True)]
+    assert node_scores(model.joint_network.to(dtype), *inputs, nodes).dtype == wanted
+
+
 def test_no_gradient_from_oneself():
     """Y9: with the teacher as student the cross-entropy is the entropy, and its gradient zero."""
     model, other = model_of(1), model_of(2)

@@ -1,6 +1,8 @@
 """The embedding store: what is written comes back, once, whoever reads it, and a damaged one says so."""
 
 import multiprocessing
+import os
+import pickle
 import re
 import shutil
 import threading
@@ -82,6 +84,35 @@ def test_many_processes_read_at_once(filled):
         worker.join()
 
 
+def test_a_copy_opens_files_of_its_own(filled):
+    """What travels to a process that was not forked holds no open file; reading moves nobody's position."""
+    folder, content = filled
+    store, keys = EmbeddingStore(folder), list(content)
+    before = [store.read(key) for key in keys]
+    assert all(os.lseek(handle, 0, os.SEEK_CUR) == 0 for handle in store._handles.values())
+    copy = pickle.loads(pickle.dumps(store))
+    for handle in store._handles.values():
+        os.close(handle)
+    for key, expected in zip(keys, before, strict=True):
+        assert np.array_equal(copy.read(key), expected)
+
+
+def test_what_another_process_is_writing_is_no_shard(filled):
+    """Its folder is there before it is whole."""
+    folder, content = filled
+    (folder / "shards" / ".0123456789abcdef.host-1.x.tmp" / "0123456789abcdef").mkdir(parents=True)
+    assert len(EmbeddingStore(folder).index) == len(content)
+
+
+def test_a_set_has_one_name(tmp_path):
+    """With a slash at its end, as shells complete it, too."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "content").write_text("x\n")
+    writer = EmbeddingWriter(tmp_path / "store", SETTINGS)
+    writer.write_set(tmp_path / "data", {"u": "a" * 32})
+    assert writer.keys_of(f"{tmp_path}/data/") == writer.keys_of(f"{tmp_path}/./data") == {"u": "a" * 32}
+
+
 def test_a_key_is_what_the_audio_sounds_like():
     """A copy has the same, speed perturbation another, and so has another sample rate."""
     from espnet_ext.data.audio import to_float
@@ -108,6 +139,14 @@ def test_other_settings_are_refused(filled):
     assert emptied.replaced and not emptied.index
     with pytest.raises(UserError, match="is not complete"):
         emptied.summary()
+
+
+def test_codebooks_do_not_outlive_their_store(filled):
+    """Those of other embeddings would be taken for this teacher's."""
+    folder, _ = filled
+    np.savez(folder / "codebooks.npz", books=np.zeros((8, 256, 6), dtype=np.float32))
+    EmbeddingWriter(folder, SETTINGS | {"storage": "rvq"}, replace=True)
+    assert not (folder / "codebooks.npz").exists()
 
 
 def test_jobs_that_replace_at_the_same_time(filled, monkeypatch):
@@ -152,6 +191,16 @@ def test_cut_short(filled, where):
     shard = sorted((folder / "shards").iterdir())[1]
     raw = (shard / where).read_bytes()
     (shard / where).write_bytes(raw[: len(raw) - 9])
+    with pytest.raises(UserError, match=f"{shard}.*run stage 7"):
+        EmbeddingStore(folder)
+
+
+def test_an_index_without_its_last_lines(filled):
+    """Cut short at the end of a line, so that the data are longer than it says."""
+    folder, _ = filled
+    shard = sorted((folder / "shards").iterdir())[1]
+    lines = (shard / "index").read_text().splitlines(keepends=True)
+    (shard / "index").write_text("".join(lines[:-1]))
     with pytest.raises(UserError, match=f"{shard}.*run stage 7"):
         EmbeddingStore(folder)
 
