@@ -164,6 +164,14 @@ def test_loss_and_gradient_equal_the_full_lattice(batch):
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_dropout_of_ctc_is_for_training(batch):
+    """ESPnet leaves it on in evaluation, so that no two validations agree."""
+    model = adopt(stock(auxiliary_ctc_weight=0.3, auxiliary_ctc_dropout_rate=0.5))
+    for training in (False, True):
+        sums = [model.train(training).outputs(**batch).ctc_sum for _ in range(2)]
+        assert torch.equal(*sums) != training
+
+
 def test_names_are_espnets():
     assert list(adopt(stock()).state_dict()) == list(stock().state_dict())
 

@@ -223,6 +223,9 @@ def refused(**changes) -> dict:
     ("config", "message"),
     [
         (refused(encoder_conf__main_conf={}), "dynamic_chunk_training"),
+        (refused(encoder_conf__main_conf__dynamic_chunk_training=False), "dynamic_chunk_training"),
+        (refused(encoder_conf__main_conf__short_chunk_size=0), "short_chunk_size: expected at least 1"),
+        (refused(encoder_conf__input_conf__subsampling_factor=3), "subsampling_factor 3: expected 2, 4 or 6"),
         (refused(encoder_conf__input_conf__vgg_like=True), "vgg_like"),
         (refused(normalize="utterance_mvn"), "utterance_mvn: hears a whole utterance"),
         (refused(frontend_conf__hop_length=160), "n_fft 512 with hop_length 160 .* lose, repeat or spoil"),
@@ -265,6 +268,36 @@ def test_why_some_hops_are_refused(n_fft, hop, good):
     else:
         with pytest.raises(UserError, match="lose, repeat or spoil"):
             check_streaming(config)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 6])
+def test_windows_are_the_input_layers(factor):
+    """What a frame reads is said without building the network."""
+    import argparse
+
+    from espnet2.tasks.asr_transducer import ASRTransducerTask
+
+    config = refused(encoder_conf__input_conf__subsampling_factor=factor) | {"normalize": None}
+    grid = grid_of(ASRTransducerTask.build_model(argparse.Namespace(**config)).encoder)
+    ahead = look_ahead(config, 1)
+    assert (ahead.factor, ahead.window) == (grid.factor, grid.window)
+
+
+def test_validation_and_decoding_hear_chunks(toy, tmp_path):
+    """The model that is trained and the one that was exported, with no further option."""
+    from espnet_ext.distillation.task import DistillationTask
+
+    front = dict(TRAINING["frontend_conf"], hop_length=HOP)
+    student = {"frontend_conf": front, "encoder_conf": streaming_config()["encoder_conf"], "model_conf": {}}
+    args = toy.args(DistillationTask, streaming_chunk=CHUNK, **student)
+    model = DistillationTask.build_model(args)
+    assert model.encoder.evaluation_chunk == CHUNK
+    config = streaming_config() | {"normalize": None, "normalize_conf": {}, "streaming_chunk": CHUNK}
+    folder = write_exported(tmp_path / "exported", model, config)
+    assert load_exported(folder).encoder.evaluation_chunk == CHUNK
+    args.streaming_chunk = -1
+    with pytest.raises(UserError, match="--streaming_chunk -1: expected 0"):
+        DistillationTask.check_options(args)
 
 
 def test_frame_shift():

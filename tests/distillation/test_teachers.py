@@ -44,6 +44,16 @@ def test_huggingface(kind, huggingface, utterances):
         load_teacher(folder, 4)
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "data2vec-audio"])
+def test_too_short(kind, huggingface, utterances):
+    """An utterance of which the convolutions leave nothing, with others or alone."""
+    teacher = load_teacher(str(huggingface(kind)))
+    for audio in ([utterances[0], utterances[0][:399]], [utterances[0][:399]]):
+        with pytest.raises(UserError, match=f"{kind}: an utterance of 399 samples is too short for it; raise"):
+            teacher.embed(audio)
+    assert len(teacher.embed([utterances[0][:400]])[0]) == 1
+
+
 def test_layer_normed_wav2vec(huggingface, utterances):
     """The large models' kind: LayerNorm in every convolution, normalisation before attention."""
     folder = huggingface("wav2vec2", feat_extract_norm="layer", do_stable_layer_norm=True)
