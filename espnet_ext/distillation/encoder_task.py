@@ -191,9 +191,9 @@ class EncoderTask(StudentTask):
             write_summaries(path, found)
         everybody.wait()
         sizes = {n: t.size * (factors[n] if reductions[n] == "concat" else 1) for n, t in teachers.items()}
-        found = read_summaries(path, sizes)
+        summaries = read_summaries(path, sizes)
         combiner = Combiner(
-            options.rule, options.weights, found, options.standardise, options.size, args.seed
+            options.rule, options.weights, summaries, options.standardise, options.size, args.seed
         )
         return LiveTargets(teachers, factors, reductions, combiner, rate)
 
