@@ -193,11 +193,35 @@ def test_too_short(batch):
             {"block": "conv1d", "change": {"batch_norm": True}, "main": {"dynamic_chunk_training": True}},
             "block 2 .Conv1d.*without batch_norm",
         ),
+        (
+            {"block": "conv1d", "change": {"dilation": 2}, "main": {"dynamic_chunk_training": True}},
+            "block 2 .Conv1d.*and dilation",
+        ),
     ],
 )
 def test_refused(options, message):
     with pytest.raises(UserError, match=message):
         adopt(stock(**options))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("decoder", torch.nn.Identity(), "decoder Identity: not known to be padding-exact; use rnn or"),
+        ("frontend", torch.nn.Identity(), "frontend Identity: no padding-exact variant; use default"),
+        ("use_k2_pruned_loss", True, "use_k2_pruned_loss: k2 is not used here"),
+    ],
+)
+def test_unknown_parts_are_refused(name, part, message):
+    """Whatever has no exact variant; ESPnet's own computation takes its parts as they are."""
+    model = stock()
+    setattr(model, name, part)
+    with pytest.raises(UserError, match=message):
+        adopt(model)
+    if name != "use_k2_pruned_loss":
+        adopt(model, padding="espnet")
+    with pytest.raises(UserError, match="--padding none: expected exact or espnet"):
+        adopt(stock(), padding="none")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
