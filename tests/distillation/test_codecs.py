@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from espnet_ext.data.embedding_codecs import Int8, nearest, train_codebooks
+from espnet_ext.data.embedding_codecs import Int8, codebooks_of, nearest, train_codebooks
 from espnet_ext.errors import UserError
 
 
@@ -15,6 +15,14 @@ def test_int8_has_steps_of_each_frame():
     found = codec.decode(codec.rows(codec.encode(frames)))
     steps = np.abs(frames).max(1, keepdims=True) / 127
     assert (np.abs(found - frames) <= 0.5001 * steps).all()
+
+
+def test_names():
+    """`rvq` with 1 to 64 codebooks, 8 unless it says so."""
+    assert [codebooks_of(name) for name in ("fp16", "int8", "rvq", "rvq1", "rvq64")] == [0, 0, 8, 1, 64]
+    for name in ("rvq0", "rvq65", "rvq-1", "rvqx", "fp32", ""):
+        with pytest.raises(UserError, match=f"storage {name}: expected fp16, int8, rvq or rvqN"):
+            codebooks_of(name)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

@@ -3,11 +3,17 @@
 import pytest
 import torch
 
-from espnet_ext.distillation.teachers import LayerTap, choose_layer, load_teacher
+from espnet_ext.distillation.teachers import LayerTap, choose_layer, layer_choice, load_teacher
+from espnet_ext.errors import UserError
 
 
 def test_choices():
     states, last = [torch.full((1, 2, 1), float(n)) for n in (1, 2, 3)], torch.full((1, 2, 1), 9.0)
+    for layer in (0, -1, "mean:0", "mean:", "first", 1.5):
+        with pytest.raises(
+            UserError, match=f"layer {layer}: expected last, a layer's number from 1, or mean:K"
+        ):
+            layer_choice(layer)
     for layer, expected in ((1, 1.0), (3, 3.0), ("2", 2.0), ("mean:1", 3.0), ("mean:2", 2.5), ("last", 9.0)):
         assert choose_layer(states, last, layer).unique().tolist() == [expected], layer
 
