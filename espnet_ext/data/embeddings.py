@@ -172,7 +172,7 @@ class EmbeddingStore:
             entries = {key: (shard.name, int(first), int(n), check) for key, first, n, check in rows}
             expected = int(self.settings["row_bytes"]) * sum(frames for _, _, frames, _ in entries.values())
             size = (shard / "data").stat().st_size
-        except (ValueError, OSError) as error:
+        except (UserError, ValueError, OSError) as error:
             raise UserError(f"{shard}: {error}; {_again(shard)}") from None
         if size != expected:
             raise UserError(_cut_short(shard))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from espnet_ext.data.embedding_codecs import (
+    CODEBOOKS_FILE,
     codebooks_of,
     make_codec,
     reconstruction_error,
@@ -20,7 +21,7 @@ from espnet_ext.data.embedding_codecs import (
     write_codebooks,
 )
 from espnet_ext.data.embeddings import EmbeddingStore, EmbeddingWriter, audio_key, locked
-from espnet_ext.data.stored import check_disk, duration
+from espnet_ext.data.stored import AGAIN, check_disk, duration
 from espnet_ext.distillation.clips import Clip, SetReader
 from espnet_ext.distillation.frames import finite, reduce_rate, reduction_factor
 from espnet_ext.distillation.teachers import Teacher, check_rate
@@ -143,7 +144,7 @@ class Dump:
         missing = [key for key in order if key not in writer]
         print(self._describe([clips[key] for key in missing]), flush=True)
         if codebooks_of(self.options.storage):
-            self._codebooks([clips[key] for key in order])
+            self._codebooks([clips[key] for key in order], bool(writer.index))
         shards = self._cut(order, clips, self.options.shard_seconds)
         own = [keys for number, keys in enumerate(shards) if number % jobs == job - 1]
         for keys in progress(own, desc=f"embeddings of {self.name}", unit="shard"):
@@ -211,11 +212,18 @@ class Dump:
             groups[-1].append(key)
         return [group for group in groups if group]
 
-    def _codebooks(self, clips: list[Clip]) -> None:
-        """Train the codebooks on some recordings, unless they are there; other jobs wait for it."""
+    def _codebooks(self, clips: list[Clip], used: bool) -> None:
+        """Train the codebooks on some recordings, unless they are there; other jobs wait for it.
+
+        Raises:
+            UserError: they are gone, while there are shards that were written with them.
+        """
         with locked(self.folder):
-            if (self.folder / "codebooks.npz").exists():
+            path = self.folder / CODEBOOKS_FILE
+            if path.exists():
                 return
+            if used:
+                raise UserError(f"{path}: no such file; remove {self.folder} and {AGAIN}")
             draw = generator("codebooks", len(clips))
             training = [clip for clip in clips if clip.set in self.train]
             chosen = [training[i] for i in draw.permutation(len(training))]

@@ -68,6 +68,18 @@ def _die(*_):
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:200])])
+def test_codebooks_that_are_lost(toy, monkeypatch, damage):
+    """New ones would decode what the old ones coded to something else."""
+    monkeypatch.setattr("espnet_ext.data.embedding_codecs.CODES", 16)
+    make_dump(toy, storage="rvq2").run()
+    path = toy.folder / "targets/one/codebooks.npz"
+    damage(path)
+    shutil.rmtree(next((path.parent / "shards").iterdir()))
+    with pytest.raises(UserError, match=f"{path}: .*remove {path.parent} and run stage 7"):
+        make_dump(toy, storage="rvq2").run()
+
+
 def test_jobs_share_the_shards(toy):
     """Two jobs, one after the other: the first leaves its part to the other, which ends the store."""
     first, second = make_dump(toy), make_dump(toy)

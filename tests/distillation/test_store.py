@@ -205,6 +205,15 @@ def test_an_index_without_its_last_lines(filled):
         EmbeddingStore(folder)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"\xff\n")])
+def test_a_shard_without_its_index(filled, damage):
+    folder, _ = filled
+    shard = sorted((folder / "shards").iterdir())[1]
+    damage(shard / "index")
+    with pytest.raises(UserError, match=f"remove {shard} and run stage 7"):
+        EmbeddingStore(folder)
+
+
 def test_cut_short_while_it_is_read(filled):
     """Found when it is read, too: the message names the file."""
     folder, content = filled
