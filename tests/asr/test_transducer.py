@@ -147,6 +147,19 @@ def test_conformers_batch_norm_sees_no_padding(batch):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_batch_norm_counts_no_padding():
+    """Of the convolution module itself: more padding behind the same frames changes no statistic."""
+    found = []
+    for extra in (0, 6):
+        module = adopt(stock(block="conformer")).train().encoder.encoders.blocks[0].conv_mod
+        x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+        mask = torch.arange(9 + extra)[None] >= torch.tensor([9, 5])[:, None]
+        out, _ = module(torch.nn.functional.pad(x, (0, 0, 0, extra)), mask)
+        found.append((out[0, :9], out[1, :5], module.norm.running_mean, module.norm.running_var))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_loss_and_gradient_equal_the_full_lattice(batch):
     """Group by group, the loss and every gradient are those of ESPnet's own code over the whole lattice."""
     theirs = stock(auxiliary_ctc_weight=0.3, auxiliary_lm_loss_weight=0.1).eval()

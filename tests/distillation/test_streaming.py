@@ -283,6 +283,13 @@ def test_windows_are_the_input_layers(factor):
     assert (ahead.factor, ahead.window) == (grid.factor, grid.window)
 
 
+def test_look_ahead_by_hand():
+    """From the middle of a chunk's first frame to the end of its last frame's last window."""
+    ahead = look_ahead(streaming_config(), 10)
+    middle, last = 3 * 192, ((10 - 1) * 4 + 6) * 192 + 400 // 2
+    assert (ahead.time(0), ahead.samples) == (middle, last - middle)
+
+
 def test_validation_and_decoding_hear_chunks(toy, tmp_path):
     """The model that is trained and the one that was exported, with no further option."""
     from espnet_ext.distillation.task import DistillationTask
