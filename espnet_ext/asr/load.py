@@ -84,6 +84,9 @@ def load_exported(
     """
     model_dir = Path(model_dir)
     config = read_config(model_dir / "config.yaml")
+    absent = [name for name in ("token_list", "encoder_conf") if name not in config]
+    if absent:
+        raise UserError(f"{model_dir / 'config.yaml'}: is no recogniser's, it lacks {', '.join(absent)}")
     stats = (config.get("normalize_conf") or {}).get("stats_file")
     if stats is not None and not (model_dir / stats).exists():
         raise UserError(f"{model_dir / stats}: named in {model_dir}/config.yaml and not there")

@@ -14,6 +14,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet_ext.asr.command_line import options_of_modules, parse_command
 from espnet_ext.asr.model import ASRModel, adopt
 from espnet_ext.asr.sampled import SampledMethod, check_decoder, parse_sampling
+from espnet_ext.asr.statistics import check_statistics
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
 from espnet_ext.train import options as train_options
@@ -59,6 +60,7 @@ class ASRTask(ESPnetASRTask):
             args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}
         with options_of_modules(args):
             model = super().build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
+        check_statistics(model, args.normalize_conf.get("stats_file"))
         if isinstance(args.token_list, str):
             args.token_list = list(model.token_list)  # as ESPnet: the written configuration needs no file
         return adopt(model, args.padding, specaug_conf)

@@ -6,6 +6,7 @@ from espnet2.tasks.asr_transducer import ASRTransducerTask as ESPnetTransducerTa
 
 from espnet_ext.asr.command_line import options_of_modules
 from espnet_ext.asr.load import read_config
+from espnet_ext.asr.statistics import check_statistics
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.asr.transducer import TransducerModel, adopt
 from espnet_ext.asr.transducer_encoder import enlarge_input
@@ -54,6 +55,7 @@ class TransducerTask(ASRTask):
             args.normalize_conf = {k: v for k, v in args.normalize_conf.items() if k != "stats_file"}
         with options_of_modules(args):
             model = ESPnetTransducerTask.build_model(argparse.Namespace(**{**vars(args), "specaug": None}))
+        check_statistics(model, args.normalize_conf.get("stats_file"))
         if isinstance(args.token_list, str):
             args.token_list = list(model.token_list)
         enlarge_input(model.encoder)

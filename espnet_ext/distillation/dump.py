@@ -200,13 +200,17 @@ class Dump:
 
     def batches(self, order: list[str], clips: Mapping[str, Clip]) -> list[list[str]]:
         """What the teacher hears at once, of recordings in order of their length."""
-        return self._cut(order, clips, self.options.batch_seconds)
+        # Whisper hears silence to the end of its window, however short the audio is.
+        return self._cut(order, clips, self.options.batch_seconds, getattr(self.teacher, "window", 1))
 
-    def _cut(self, order: list[str], clips: Mapping[str, Clip], seconds: float) -> list[list[str]]:
-        """Neighbours whose audio, padding counted, stays within some seconds."""
+    def _cut(
+        self, order: list[str], clips: Mapping[str, Clip], seconds: float, window: int = 1
+    ) -> list[list[str]]:
+        """Neighbours whose audio, padding to whole windows (samples) counted, stays within some seconds."""
         groups: list[list[str]] = [[]]
         for key in order:
             longest = max(clips[key].samples, *(clips[other].samples for other in groups[-1][-1:]), 0)
+            longest = -(-longest // window) * window
             if groups[-1] and (len(groups[-1]) + 1) * longest > seconds * self.reader.rate:
                 groups.append([])
             groups[-1].append(key)

@@ -70,3 +70,14 @@ def test_batches_stay_within_their_seconds(toy):
         assert len(batch) * max(clips[name].samples for name in batch) <= 2.0 * 16000
     dump = make_dump(toy, batch_seconds=0.1)
     assert dump.batches(order, clips) == [[name] for name in order]
+
+
+def test_a_teacher_of_whole_windows_hears_few_at_once(toy):
+    """Whisper's windows are heard to their end, whatever the audio's length."""
+    teacher = NoiseTeacher(6, 1)
+    teacher.window = 64000  # 4 s; audio of the corpus is shorter
+    dump = make_dump(toy, teacher=teacher, batch_seconds=9.0)
+    clips = {clip.name: clip for clip in dump.sets[str(toy.data)]}
+    order = sorted(clips, key=lambda name: clips[name].samples)
+    assert max(clip.samples for clip in clips.values()) < 64000 and len(order) > 4
+    assert {len(batch) for batch in dump.batches(order, clips)[:-1]} == {2}

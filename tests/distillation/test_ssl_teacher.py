@@ -64,6 +64,17 @@ def test_alone_as_in_a_batch(ssl_model, utterances):
     assert_alone_equals_batch(teacher, [*utterances, utterances[2][::-1].copy()])
 
 
+def test_identity_tells_weights_apart(ssl_model):
+    """Embeddings of other weights are others, whatever the file is called."""
+    path = ssl_model()
+    before = load_teacher(str(path)).identity
+    assert load_teacher(str(path)).identity == before
+    state = torch.load(path, weights_only=True)
+    next(value for value in state.values() if value.is_floating_point()).mul_(1.01)
+    torch.save(state, path)
+    assert load_teacher(str(path)).identity != before
+
+
 @pytest.mark.parametrize(
     ("changes", "samples"),
     [

@@ -118,6 +118,15 @@ def test_load_refuses_other_names(trained, tmp_path, change):
         load_exported(tmp_path / "export")
 
 
+def test_a_configuration_of_something_else_is_refused(trained, tmp_path):
+    export(trained, tmp_path / "export", nbest=1)
+    (tmp_path / "export" / "config.yaml").write_text("max_epoch: 3\n")
+    with pytest.raises(
+        UserError, match=r"config\.yaml: is no recogniser's, it lacks token_list, encoder_conf"
+    ):
+        load_exported(tmp_path / "export")
+
+
 def test_an_export_that_is_there_is_left_alone(trained, tmp_path, capsys):
     """Several systems ask for that of their starting model, and some may be reading it."""
     exp, out = tmp_path / "exp", tmp_path / "export"
