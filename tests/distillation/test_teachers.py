@@ -109,6 +109,22 @@ def test_recognisers(recogniser, tmp_path, utterances):
         )
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
+def test_names_of_older_files(huggingface, utterances, kind):
+    """As files on the hub: of a recogniser with its head, older names of the weight norm, pickled."""
+    from safetensors.torch import load_file
+
+    folder = huggingface(kind)
+    expected = load_teacher(str(folder)).embed(utterances[:1])[0]
+    state = {f"{kind}.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
+        (name,) = (each for each in state if each.endswith(new))
+        state[name.replace(f"parametrizations.weight.{new}", old)] = state.pop(name)
+    torch.save(state | {"lm_head.weight": torch.zeros(3, 16)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert torch.equal(load_teacher(str(folder)).embed(utterances[:1])[0], expected)
+
+
 def test_identity_tells_teachers_apart(huggingface):
     one, other = huggingface("wav2vec2", "one"), huggingface("wav2vec2", "other", seed=1)
     identities = [
