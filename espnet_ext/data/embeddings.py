@@ -215,13 +215,14 @@ class EmbeddingWriter(EmbeddingStore):
             UserError: a number that the storage cannot hold, or another dump has claimed the folder since.
         """
         name = hashlib.sha256("\n".join(sorted(items)).encode()).hexdigest()[:16]
+        # Other jobs wait while the folder is held: what takes long comes before.
+        encoded = {key: self.codec.encode(frames) for key, frames in items.items()}
         place, lines = 0, []
         with self._still_own(), atomic_dir(self.folder / "shards" / name) as temporary:
             with open(temporary / "data", "wb") as handle:
-                for key, frames in items.items():
-                    encoded = self.codec.encode(frames)
-                    lines.append(f"{key} {place} {len(frames)} {checksum(key, encoded)}\n")
-                    place += handle.write(encoded)
+                for key, data in encoded.items():
+                    lines.append(f"{key} {place} {len(items[key])} {checksum(key, data)}\n")
+                    place += handle.write(data)
             (temporary / "index").write_text("".join(lines), encoding="ascii")
         self._read_index(self.folder / "shards" / name)
 
