@@ -5,7 +5,9 @@ stats``): ``python benchmarks/train.py``. Rows:
 
 - ``losses``: with ``--padding espnet``, dropout and masks off, how far 50 steps' losses are from ESPnet's;
 - ``espnet`` and ``ours``: seconds from the start of the process to the end of the first update, and seconds
-  of a later update, with the recipe's own configuration on both sides, noise augmentation aside;
+  of a later update, with the recipe's own configuration on both sides, noise augmentation aside. Each starts
+  alone; then they take turns of ten updates, the other one stopped with its loader, so that both meet the
+  machine in the same state, whoever else uses it;
 - ``parts``: what the loop itself takes of a step, and what a checkpoint a minute costs.
 
 Plots, tensorboard and validation are off on both sides. On a GPU (``--ngpu 1``) ESPnet runs with ``--use_amp
@@ -15,6 +17,7 @@ true`` and this project with ``--precision bf16``.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,27 +28,69 @@ from pathlib import Path
 import yaml
 from record import ROOT, record
 
-#: Updates left out of the steady state.
-WARM = 10
+#: Updates of a turn. Those of the first one are no part of the steady state.
+TURN = 10
+
+
+class Side:
+    """One side in a process of its own, which stops itself after each ``plan["turn"]`` updates."""
+
+    def __init__(self, side: str, plan: dict, folder: Path, threads: int):
+        self.name, self.out, self.log = side, folder / f"{side}.json", folder / f"{side}.log"
+        path = folder / f"{side}.plan.json"
+        path.write_text(json.dumps(plan | {"out": str(self.out)}))
+        environment = {"OMP_NUM_THREADS": str(threads), "BENCH_STARTED": repr(time.time())}
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "benchmarks" / "train_side.py", side, path],
+            cwd=plan["recipe"],
+            env=os.environ | environment,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group that its loader processes belong to
+        )
+
+    def wait(self) -> bool:
+        """Wait for the end of a turn; False once the side has ended."""
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            return True
+        if status:
+            sys.exit(f"{self.name} ended with {status}:\n{self.log.read_text()[-4000:]}")
+        return False
+
+    def turn(self) -> bool:
+        """Let it make another turn."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        return self.wait()
+
+    def figures(self) -> dict:
+        return json.loads(self.out.read_text())
 
 
 def run(side: str, plan: dict, folder: Path, threads: int) -> dict:
-    """Run one side in a process of its own."""
-    plan = plan | {"out": str(folder / f"{side}.json")}
-    path = folder / "plan.json"
-    path.write_text(json.dumps(plan))
-    environment = {"OMP_NUM_THREADS": str(threads), "BENCH_STARTED": repr(time.time())}
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "train_side.py", side, path],
-        cwd=plan["recipe"],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"{side} ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    return json.loads(Path(plan["out"]).read_text())
+    """Run one side from start to end."""
+    process = Side(side, plan, folder, threads)
+    process.wait()
+    return process.figures()
+
+
+def take_turns(plan: dict, folder: Path, threads: int) -> dict[str, dict]:
+    """Run both sides, each in turn."""
+    sides = []
+    try:
+        for name in ("espnet", "ours"):
+            sides.append(Side(name, plan | {"turn": TURN}, folder, threads))
+            sides[-1].wait()
+        left = list(sides)
+        while left:
+            left = [side for side in left if side.turn()]
+        return {side.name: side.figures() for side in sides}
+    finally:
+        for side in sides:
+            try:
+                os.killpg(side.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
 def prepare(options: argparse.Namespace, folder: Path, exact: bool) -> dict:
@@ -123,7 +168,9 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "egs2" / "synth" / "asr1")
     parser.add_argument("--config", type=Path, default=Path("conf/pretrain.yaml"), help="inside the recipe")
     parser.add_argument("--set", default="train_clean", help="dumped set that is trained on")
-    parser.add_argument("--steps", type=int, default=60, help="updates of each timed side")
+    parser.add_argument(
+        "--steps", type=int, default=110, help=f"updates of each timed side, the first {TURN} not timed"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--ngpu", type=int, default=0)
     options = parser.parse_args()
@@ -142,19 +189,17 @@ def main() -> None:
         )
         plan = prepare(options, folder, exact=False) | {"steps": options.steps}
         reference = None
-        for side in ("espnet", "ours"):
-            ends = run(side, plan, folder, options.threads)["ends"]
-            step = statistics.median(b - a for a, b in zip(ends[WARM:], ends[WARM + 1 :], strict=False))
-            whole = (ends[-1] - ends[WARM]) / (len(ends) - 1 - WARM)
-            reference = reference or (ends[0], whole)
+        for side, figures in take_turns(plan, folder, options.threads).items():
+            steps = figures["seconds"][TURN:]
+            reference = reference or (figures["first"], sum(steps))
             record(
                 "train",
                 side,
-                seconds_to_first_update=round(ends[0], 2),
-                seconds_a_step=round(whole, 4),
-                median_seconds_a_step=round(step, 4),
-                start_times_faster_than_espnet=round(reference[0] / ends[0], 2),
-                throughput_of_espnets=round(reference[1] / whole, 2),
+                seconds_to_first_update=round(figures["first"], 2),
+                seconds_a_step=round(sum(steps) / len(steps), 4),
+                median_seconds_a_step=round(statistics.median(steps), 4),
+                start_times_faster_than_espnet=round(reference[0] / figures["first"], 2),
+                throughput_of_espnets=round(reference[1] / sum(steps), 2),
                 threads=options.threads,
                 ngpu=options.ngpu,
             )

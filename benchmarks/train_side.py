@@ -1,4 +1,4 @@
-"""One side of benchmarks/train.py: a training that writes down when each update ended and what its loss was.
+"""One side of benchmarks/train.py: a training that writes down what each update took and what its loss was.
 
 ``python benchmarks/train_side.py {espnet,ours,parts} PLAN.json``. Both sides get the same batches in the same
 order; ESPnet's model, trainer, dataset and collate function are stock, only its batch list is ours.
@@ -6,6 +6,7 @@ order; ESPnet's model, trainer, dataset and collate function are stock, only its
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,17 +22,26 @@ class Enough(BaseException):
 
 
 def watch(plan: dict) -> dict:
-    """Let every optimiser step write down when it ended; ends the training after ``plan["steps"]``."""
+    """Let every optimiser step write down what the update took; ``plan["steps"]`` of them end the training.
+
+    After each ``plan["turn"]`` of them the process and its loaders stop until they are told to continue.
+    """
     import torch
 
-    out = {"ends": [], "losses": []}
+    out = {"first": None, "seconds": [], "losses": []}
     real = torch.optim.AdamW.step
+    since = time.perf_counter()
 
     def step(self, *args, **kwargs):
+        nonlocal since
         result = real(self, *args, **kwargs)
-        out["ends"].append(time.time() - STARTED)
-        if len(out["ends"]) == plan["steps"]:
+        out["first"] = out["first"] or time.time() - STARTED
+        out["seconds"].append(time.perf_counter() - since)
+        if len(out["seconds"]) == plan["steps"]:
             raise Enough
+        if len(out["seconds"]) % plan.get("turn", plan["steps"]) == 0:
+            os.killpg(0, signal.SIGSTOP)
+        since = time.perf_counter()
         return result
 
     torch.optim.AdamW.step = step

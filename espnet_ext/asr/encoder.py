@@ -12,6 +12,7 @@ from espnet.nets.pytorch_backend.transformer import subsampling as espnet_subsam
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder, EBranchformerEncoderLayer
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
+from espnet_ext.asr.layers import depthwise
 from espnet_ext.errors import UserError
 
 _SUBSAMPLING = tuple(
@@ -38,17 +39,26 @@ class _ExactSubsampling:
         x = x.unsqueeze(1).to(memory_format=torch.channels_last)  # channels_last: 1.5 times faster on CPU
         lengths = x_mask.sum(dim=2).squeeze(1)  # (B,)
         for module in self.conv:
-            x = module(x)
+            x = torch.relu_(x) if isinstance(module, torch.nn.ReLU) else module(x)
             if isinstance(module, torch.nn.Conv2d):
                 lengths = (
                     torch.div(lengths - module.kernel_size[0], module.stride[0], rounding_mode="floor") + 1
                 )
-        x = x.permute(0, 2, 1, 3).flatten(2)  # (B, T', C * D')
-        x = self.out(x)
-        if hasattr(self, "pos_enc"):  # some of ESPnet's variants hold it apart, the others inside `out`
-            x = self.pos_enc(x)
+        # Some of ESPnet's variants hold the positions apart, the others behind the projection.
+        project, positions = (self.out, self.pos_enc) if hasattr(self, "pos_enc") else self.out
+        x = positions(_project(project, x))
         mask = torch.arange(x[0].size(1) if isinstance(x, tuple) else x.size(1), device=lengths.device)
         return x, (mask[None, :] < lengths[:, None])[:, None, :]
+
+
+def _project(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """The layer that reads channel by channel, on (B, C, T, D) with the channels last: (B, T, D').
+
+    The weights' columns are put in the order that x has in memory; x is many times larger.
+    """
+    _, channels, _, size = x.shape
+    weight = layer.weight.view(-1, channels, size).transpose(1, 2).flatten(1)
+    return torch.nn.functional.linear(x.permute(0, 2, 3, 1).flatten(2), weight, layer.bias)
 
 
 class _ExactEBranchformerLayer(EBranchformerEncoderLayer):
@@ -59,16 +69,18 @@ class _ExactEBranchformerLayer(EBranchformerEncoderLayer):
         x, positions = x_input if isinstance(x_input, tuple) else (x_input, None)
         keep = mask.transpose(1, 2)  # (B, T, 1)
         if self.feed_forward_macaron is not None:
-            x = x + self.ff_scale * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
+            x = torch.add(
+                x, self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x))), alpha=self.ff_scale
+            )
         query = self.norm_mha(x)
         context = (positions,) if positions is not None else ()
         attended = self.dropout(self.attn(query, query, query, *context, mask))
         gated = self.dropout(self._gate(self.norm_mlp(x), keep))
         both = torch.cat([attended, gated], dim=-1)  # (B, T, 2 D)
-        fused = _depthwise(self.depthwise_conv_fusion, both * keep)
+        fused = depthwise(self.depthwise_conv_fusion, both * keep)
         x = x + self.dropout(self.merge_proj(both + fused))
         if self.feed_forward is not None:
-            x = x + self.ff_scale * self.dropout(self.feed_forward(self.norm_ff(x)))
+            x = torch.add(x, self.dropout(self.feed_forward(self.norm_ff(x))), alpha=self.ff_scale)
         x = self.norm_final(x)
         return (x, positions) if positions is not None else x, mask
 
@@ -77,29 +89,10 @@ class _ExactEBranchformerLayer(EBranchformerEncoderLayer):
         csgu = self.cgmlp.csgu
         residual, gate = self.cgmlp.channel_proj1(x).chunk(2, dim=-1)  # (B, T, D_mlp / 2) each
         gate = csgu.norm(gate) * keep
-        gate = _depthwise(csgu.conv, gate)
+        gate = depthwise(csgu.conv, gate)
         if csgu.linear is not None:
             gate = csgu.linear(gate)
         return self.cgmlp.channel_proj2(csgu.dropout(residual * csgu.act(gate)))
-
-
-def _depthwise(conv: torch.nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
-    """A depthwise convolution over the frames of (B, T, D).
-
-    On a CPU as a convolution over (1, T) images with the channels last, which is how x lies in memory:
-    2.3 times faster, forward and backward, than the same through `Conv1d`.
-    """
-    if x.device.type != "cpu":
-        return conv(x.transpose(1, 2)).transpose(1, 2)
-    y = torch.nn.functional.conv2d(
-        x.unsqueeze(1).permute(0, 3, 1, 2),  # (B, D, 1, T)
-        conv.weight.unsqueeze(2),
-        conv.bias,
-        padding=(0, *conv.padding),
-        dilation=(1, *conv.dilation),
-        groups=conv.groups,
-    )
-    return y.permute(0, 2, 3, 1).squeeze(1)
 
 
 def make_exact(encoder: torch.nn.Module) -> torch.nn.Module:

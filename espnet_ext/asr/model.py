@@ -14,6 +14,7 @@ from espnet2.asr.frontend.default import DefaultFrontend
 
 from espnet_ext.asr.encoder import make_exact
 from espnet_ext.asr.frontend import ExactFrontend
+from espnet_ext.asr.layers import fuse
 from espnet_ext.asr.specaug import KeyedSpecAug
 from espnet_ext.errors import UserError
 from espnet_ext.train.precision import full_precision
@@ -154,6 +155,7 @@ def adopt(model: ESPnetASRModel, padding: str = "exact", specaug_conf: dict | No
         )
     if padding == "exact":
         make_exact(model.encoder)
+        fuse(model)
         if model.frontend is not None:
             if type(model.frontend) is not DefaultFrontend:
                 raise UserError(

@@ -15,6 +15,7 @@ from espnet2.train.dataset import ESPnetDataset
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
+from espnet_ext.train.ahead import ahead
 from espnet_ext.train.keys import key
 
 #: Iterators whose loader processes may still run.
@@ -128,6 +129,37 @@ class _Readable(torch.utils.data.Dataset):
             ) from None
 
 
+@dataclass
+class _Compact:
+    """Collates in a loader process; small tensors travel as arrays inside the message.
+
+    A tensor travels as a file in shared memory, whose opening costs the training most of a millisecond.
+    """
+
+    collate: Callable
+
+    def __call__(self, items: list) -> tuple[list[str], dict[str, torch.Tensor | np.ndarray]]:
+        utterances, tensors = self.collate(items)
+        return utterances, {n: t.numpy() if t.nbytes <= 2**16 else t for n, t in tensors.items()}
+
+
+def _unshared(items: Iterator) -> Iterator:
+    """Tensors in memory of this process, which takes less time to give back than a shared file."""
+    for utterances, tensors in items:
+        own = {name: _own(tensor) for name, tensor in tensors.items()}
+        del tensors
+        yield utterances, own
+
+
+def _own(tensor: torch.Tensor | np.ndarray) -> torch.Tensor:
+    if isinstance(tensor, np.ndarray):
+        return torch.from_numpy(tensor)
+    if not tensor.is_shared():  # pinned, on its way to a GPU
+        return tensor
+    # By NumPy: torch would start threads for it, which then wait for more work on the training's cores.
+    return torch.from_numpy(tensor.numpy().copy())
+
+
 def _reason(error: Exception) -> str:
     """One line about an error, even one whose text cannot be made (soundfile's, out of its own library)."""
     try:
@@ -204,7 +236,7 @@ class SpeechData:
         loader = torch.utils.data.DataLoader(
             self.dataset,
             batch_sampler=([(passes, u) for u in utterances] for passes, utterances in order),
-            collate_fn=self.collate,
+            collate_fn=_Compact(self.collate) if num_workers else self.collate,
             num_workers=num_workers,
             worker_init_fn=_leave_signals_to_parent,
             prefetch_factor=4 if num_workers else None,
@@ -224,7 +256,7 @@ class SpeechData:
         if parallel:
             _LOADERS.add(iterator)
         try:
-            yield from iterator
+            yield from ahead(_unshared(iterator)) if parallel else iterator
         except UserError as error:
             message = str(error).strip().splitlines()[-1]
             raise UserError(message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from espnet_ext.train.data import Batch
-from espnet_ext.train.keys import key
+from espnet_ext.train.keys import key, seed_torch
 
 #: What a part's `source` begins with when it reads what an earlier turn of the same step kept.
 KEPT = "kept:"
@@ -46,7 +46,7 @@ class MicroBatch:
         """Seed torch's default generators, from which dropout draws, with the key of ``purpose``."""
         # The recogniser's own forward pass keeps the key that it has without any method.
         parts = ("dropout", *self.number) if purpose == "model" else ("dropout", *self.number, purpose)
-        torch.manual_seed(key(*self.seeds, *parts))
+        seed_torch(*self.seeds, *parts)
 
 
 @dataclass

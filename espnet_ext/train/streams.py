@@ -1,5 +1,6 @@
 """A stream of optimiser steps' worth of data that knows where it is, and finds that place without reading."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,23 +53,25 @@ class Stream:
         self.seed = seed if name == "labelled" else key(seed, "stream", name)
         self.position = {"pass": 1, "step": 0}
         self._plans: dict[int, list[Step]] = {}
+        self._planning = threading.Lock()  # the loader asks for plans too, from a thread of its own
         self._loaded: Iterator[Batch] | None = None
         self.num_workers = 0
 
     def plan(self, passes: int) -> list[Step]:
         """The steps of a pass over the data."""
-        if passes not in self._plans:
-            # The loader is at most one pass ahead of the training.
-            self._plans = {p: plan for p, plan in self._plans.items() if p >= passes - 2}
-            self._plans[passes] = plan_epoch(
-                self.lengths,
-                self.frames_per_step,
-                self.frames_per_micro_batch,
-                self.seed,
-                passes,
-                processes=self.world.size,
-            )
-        return self._plans[passes]
+        with self._planning:
+            if passes not in self._plans:
+                # The loader is at most one pass ahead of the training.
+                self._plans = {p: plan for p, plan in self._plans.items() if p >= passes - 2}
+                self._plans[passes] = plan_epoch(
+                    self.lengths,
+                    self.frames_per_step,
+                    self.frames_per_micro_batch,
+                    self.seed,
+                    passes,
+                    processes=self.world.size,
+                )
+            return self._plans[passes]
 
     def steps(self, passes: int) -> int:
         """Number of optimiser steps in a pass (from 1)."""

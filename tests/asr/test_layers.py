@@ -1,0 +1,182 @@
+"""Layers with fewer passes over memory: ESPnet's values and gradients, and dropout's distribution."""
+
+import pytest
+import torch
+from espnet.nets.pytorch_backend.conformer.swish import Swish
+from espnet.nets.pytorch_backend.transformer.attention import (
+    MultiHeadedAttention,
+    RelPositionMultiHeadedAttention,
+)
+
+from espnet_ext.asr.layers import (
+    FusedAttention,
+    FusedRelPositionAttention,
+    SixteenBitDropout,
+    depthwise,
+    fuse,
+)
+from espnet_ext.asr.model import adopt
+
+BATCH, FRAMES, SIZE, HEADS = 3, 11, 12, 3
+LENGTHS = (11, 7, 1)
+
+
+def seen(lengths=LENGTHS, frames: int = FRAMES) -> torch.Tensor:
+    """(B, 1, T) true where a frame is there."""
+    return (torch.arange(frames)[None] < torch.tensor(lengths)[:, None])[:, None]
+
+
+@pytest.mark.parametrize("frames", [1, 2, FRAMES])
+@pytest.mark.parametrize("causal", [False, True])
+def test_relative_positions(frames, causal):
+    torch.manual_seed(0)
+    layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.0).double()
+    x = torch.randn(BATCH, frames, SIZE, dtype=torch.double, requires_grad=True)
+    positions = torch.randn(1, 2 * frames - 1, SIZE, dtype=torch.double)
+    mask = seen([min(n, frames) for n in LENGTHS], frames)
+    if causal:
+        mask = mask & torch.ones(frames, frames, dtype=torch.bool).tril()
+    weight = torch.randn(x.shape, dtype=torch.double) * seen(
+        [min(n, frames) for n in LENGTHS], frames
+    ).transpose(1, 2)
+    gradients = []
+    for kind in (RelPositionMultiHeadedAttention, FusedRelPositionAttention):
+        layer.__class__ = kind
+        y = layer(x, x, x, positions, mask)
+        gradients.append(
+            [y.detach() * (weight != 0)]
+            + list(torch.autograd.grad((y * weight).sum(), [x, *layer.parameters()]))
+        )
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_relative_positions_of_two_tensors_are_espnets():
+    """Cross-attention, of which there is no fused form, is not mistaken for self-attention."""
+    torch.manual_seed(0)
+    layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.0)
+    x, memory = torch.randn(2, BATCH, FRAMES, SIZE)
+    positions = torch.randn(1, 2 * FRAMES - 1, SIZE)
+    expected = layer(x, memory, memory, positions, seen())
+    layer.__class__ = FusedRelPositionAttention
+    torch.testing.assert_close(layer(x, memory, memory, positions, seen()), expected)
+
+
+def test_relative_positions_in_bf16():
+    torch.manual_seed(0)
+    layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.0)
+    x, positions = torch.randn(BATCH, FRAMES, SIZE), torch.randn(1, 2 * FRAMES - 1, SIZE)
+    expected = layer(x, x, x, positions, seen())
+    layer.__class__ = FusedRelPositionAttention
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x, x, x, positions, seen())
+    assert found.dtype == torch.bfloat16
+    error = ((found - expected) * seen().transpose(1, 2)).abs().max()
+    assert error < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("frames", [FRAMES, 1])
+def test_attention_to_another_sequence(frames):
+    torch.manual_seed(0)
+    layer = MultiHeadedAttention(HEADS, SIZE, 0.1).double().eval()
+    query = torch.randn(BATCH, frames, SIZE, dtype=torch.double, requires_grad=True)
+    memory = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(query.shape, dtype=torch.double)
+    gradients = []
+    for kind in (MultiHeadedAttention, FusedAttention):
+        layer.__class__ = kind
+        y = layer(query, memory, memory, seen())
+        wanted = [query, memory, *layer.parameters()]
+        gradients.append([y.detach(), *torch.autograd.grad((y * weight).sum(), wanted)])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_dropout_is_not_lost():
+    """The fused kernel is left where attention weights are dropped."""
+    torch.manual_seed(0)
+    layer = MultiHeadedAttention(HEADS, SIZE, 0.5).train()
+    x = torch.randn(BATCH, FRAMES, SIZE)
+    torch.manual_seed(1)
+    expected = layer(x, x, x, seen())
+    layer.__class__ = FusedAttention
+    torch.manual_seed(1)
+    assert torch.equal(layer(x, x, x, seen()), expected)
+    assert not torch.allclose(layer(x, x, x, seen()), expected)
+
+
+@pytest.mark.parametrize(("width", "dilation"), [(3, 1), (15, 1), (31, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_depthwise_convolution(width, dilation, bias):
+    """Values and gradients are `Conv1d`'s, also where the kernel is longer than the utterance."""
+    torch.manual_seed(0)
+    padding = (width - 1) // 2 * dilation
+    conv = torch.nn.Conv1d(SIZE, SIZE, width, 1, padding, dilation, SIZE, bias).double()
+    x = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double)
+    expected = conv(x.transpose(1, 2)).transpose(1, 2)
+    found = depthwise(conv, x)
+    torch.testing.assert_close(found, expected)
+    wanted = [x, *conv.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weight).sum(), wanted),
+        torch.autograd.grad((expected * weight).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_depthwise_gradient_by_finite_differences():
+    conv = torch.nn.Conv1d(2, 2, 3, padding=1, groups=2).double()
+    x = torch.randn(2, 5, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: depthwise(conv, x), (x, conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_rate_and_scale(rate):
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1003)
+    y = SixteenBitDropout(rate)(x)
+    dropped = (y == 0).double()
+    deviation = (rate * (1 - rate) / x.numel()) ** 0.5
+    assert abs(dropped.mean() - rate) < 5 * deviation
+    # Neighbours fall independently: also the four that one random word decides on.
+    for step in (1, 2, 3, 4):
+        pairs = (dropped.flatten()[step:] * dropped.flatten()[:-step]).mean()
+        assert abs(pairs - rate**2) < 10 * deviation
+    kept = y[y != 0]
+    assert torch.all(kept == kept[0]) and abs(kept[0] - 1 / (1 - rate)) < 1e-3 / (1 - rate)
+
+
+def test_dropout_goes_by_the_seed_and_its_gradient_by_the_mask():
+    layer = SixteenBitDropout(0.3)
+    x = torch.randn(7, 5, requires_grad=True)
+    torch.manual_seed(4)
+    y = layer(x)
+    torch.manual_seed(4)
+    assert torch.equal(layer(x), y) and not torch.equal(layer(x), y)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, y.detach() / x.detach())
+    assert layer.eval()(x) is x
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(0.0, True), (1.0, False)])
+def test_dropout_of_nothing_and_of_everything(rate, kept):
+    x = torch.randn(9)
+    assert torch.equal(SixteenBitDropout(rate)(x), x if kept else torch.zeros(9))
+
+
+def test_only_exact_padding_has_them(build_asr):
+    """Names stay; with `padding: espnet` every layer is ESPnet's."""
+    kinds = {type(module) for module in adopt(build_asr()).modules()}
+    assert {FusedAttention, FusedRelPositionAttention, SixteenBitDropout} <= kinds
+    assert not {MultiHeadedAttention, RelPositionMultiHeadedAttention, Swish, torch.nn.Dropout} & kinds
+    upstream = {type(module) for module in adopt(build_asr(), padding="espnet").modules()}
+    assert upstream & {MultiHeadedAttention, torch.nn.Dropout}
+    assert not {FusedAttention, FusedRelPositionAttention, SixteenBitDropout} & upstream
+
+
+def test_attention_that_espnet_alone_computes_stays():
+    layer = torch.nn.ModuleList([MultiHeadedAttention(HEADS, SIZE, 0.0, qk_norm=True)])
+    fuse(layer)
+    assert type(layer[0]) is MultiHeadedAttention
