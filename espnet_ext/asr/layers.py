@@ -108,7 +108,11 @@ def depthwise(conv: torch.nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
     """A depthwise convolution (stride 1) over the frames of (B, T, D)."""
     if x.device.type != "cpu":
         return conv(x.transpose(1, 2)).transpose(1, 2)
-    return _Depthwise.apply(x, conv.weight, conv.bias, conv.padding[0], conv.dilation[0])
+    tensors = x, conv.weight, conv.bias
+    if torch.is_autocast_enabled("cpu"):  # its casts are not repeated in a gradient of one's own
+        dtype = torch.get_autocast_dtype("cpu")
+        tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+    return _Depthwise.apply(*tensors, conv.padding[0], conv.dilation[0])
 
 
 class _Depthwise(torch.autograd.Function):

@@ -132,6 +132,21 @@ def test_depthwise_gradient_by_finite_differences():
     assert torch.autograd.gradcheck(lambda x, *_: depthwise(conv, x), (x, conv.weight, conv.bias))
 
 
+def test_depthwise_convolution_in_bf16():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(SIZE, SIZE, 5, padding=2, groups=SIZE)
+    x = torch.randn(BATCH, FRAMES, SIZE, requires_grad=True)
+    weight = torch.randn(BATCH, FRAMES, SIZE)
+    wanted = [x, *conv.parameters()]
+    expected = torch.autograd.grad((depthwise(conv, x) * weight).sum(), wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = depthwise(conv, x)
+    assert y.dtype == torch.bfloat16
+    for ours, theirs in zip(torch.autograd.grad((y * weight).sum(), wanted), expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).abs().max() < 0.03 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_rate_and_scale(rate):
     torch.manual_seed(0)
