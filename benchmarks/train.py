@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--ngpu", type=int, default=0)
     options = parser.parse_args()
+    if options.steps <= TURN:
+        parser.error(f"--steps {options.steps}: the first {TURN} are not timed; more are needed")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = prepare(options, folder, exact=True) | {"steps": 50}

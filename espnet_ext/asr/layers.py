@@ -71,11 +71,16 @@ class FusedRelPositionAttention(RelPositionMultiHeadedAttention):
         Args:
             query, key, value: (B, T, D).
             pos_emb: (1, 2 T - 1, D) embeddings of the distances T - 1 to 1 - T.
-            mask: (B, 1 or T, T), or None; each query must see a key.
+            mask: (B, 1 or T, T), or None. A query that sees no key gets their mean (from ESPnet zeros).
+
+        Where this is not what is asked, ESPnet's own computation answers.
         """
-        if key is not query or value is not query or pos_emb.size(0) != 1 or self.zero_triu:
-            return super().forward(query, key, value, pos_emb, mask)
         batch, frames, _ = query.shape
+        fused = (
+            key is query and value is query and not self.zero_triu and (mask is None or len(mask) == batch)
+        )
+        if not fused or pos_emb.shape[:2] != (1, 2 * frames - 1):
+            return super().forward(query, key, value, pos_emb, mask)
         heads, width = self.h, self.d_k
         layers = self.linear_q, self.linear_k, self.linear_v
         projected = functional.linear(

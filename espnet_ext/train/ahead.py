@@ -2,7 +2,12 @@
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
+
+#: Seconds that closing waits for the item that is under way. A loader process that was killed in the middle
+#: of a message never ends it.
+PATIENCE = 10.0
 
 #: Comes after the last item.
 _END = object()
@@ -20,7 +25,7 @@ def ahead(items: Iterator) -> Iterator:
 
     A batch out of a loader process costs the one who receives it three milliseconds, most of them spent
     waiting for the process to be given a core. What the iterator raises is raised here. Closing this
-    generator ends the thread; it waits for the item that is under way.
+    generator ends the thread; it waits for the item that is under way, `PATIENCE` at most.
     """
     ready: queue.Queue = queue.Queue(maxsize=1)
     stop = threading.Event()
@@ -44,7 +49,10 @@ def ahead(items: Iterator) -> Iterator:
             yield item
     finally:
         stop.set()
-        while thread.is_alive():
+        until = time.monotonic() + PATIENCE
+        # The garbage collector may close an abandoned generator in any thread, its own too.
+        own = thread is threading.current_thread()
+        while thread.is_alive() and not own and time.monotonic() < until:
             # An item that it holds already, or is about to hold: there is nobody left to take it.
             try:
                 ready.get(timeout=0.05)

@@ -62,6 +62,17 @@ def test_relative_positions_of_two_tensors_are_espnets():
     torch.testing.assert_close(layer(x, memory, memory, positions, seen()), expected)
 
 
+def test_a_mask_for_the_whole_batch_is_espnets():
+    torch.manual_seed(0)
+    layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.0)
+    x, positions = torch.randn(BATCH, FRAMES, SIZE), torch.randn(1, 2 * FRAMES - 1, SIZE)
+    expected = layer(x, x, x, positions, seen((7,)))
+    layer.__class__ = FusedRelPositionAttention
+    torch.testing.assert_close(layer(x, x, x, positions, seen((7,))), expected)
+    with pytest.raises(RuntimeError):  # positions of another number of frames
+        layer(x, x, x, positions[:, 2:], seen())
+
+
 def test_relative_positions_in_bf16():
     torch.manual_seed(0)
     layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.0)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from espnet_ext.train import ahead as module
 from espnet_ext.train.ahead import ahead
 
 
@@ -53,4 +54,40 @@ def test_closing_ends_the_thread_of_an_endless_iterator(taken):
     for _ in range(taken):
         next(got)
     got.close()
+    assert not threads()
+
+
+def test_closing_does_not_wait_for_ever(monkeypatch):
+    """As when a loader process was killed in the middle of a message."""
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    release = threading.Event()
+
+    def items():
+        yield 0
+        release.wait()
+
+    got = ahead(items())
+    assert next(got) == 0
+    started = time.monotonic()
+    got.close()
+    assert 0.15 < time.monotonic() - started < 5
+    release.set()
+
+
+def test_closed_by_the_collector_in_its_own_thread():
+    """An abandoned generator in a cycle may be closed by any thread; its own must not wait for itself."""
+    box = []
+
+    def items():
+        yield 0
+        box.pop().close()
+        yield 1
+
+    box.append(ahead(items()))
+    got = box[0]
+    assert next(got) == 0
+    del got
+    until = time.monotonic() + 5
+    while threads() and time.monotonic() < until:
+        time.sleep(0.01)
     assert not threads()
