@@ -15,6 +15,7 @@ true`` and this project with ``--precision bf16``.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -63,6 +64,11 @@ class Side:
         os.killpg(self.process.pid, signal.SIGCONT)
         return self.wait()
 
+    def end(self) -> None:
+        """End it and its loaders, whatever state they are in."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def figures(self) -> dict:
         return json.loads(self.out.read_text())
 
@@ -70,8 +76,11 @@ class Side:
 def run(side: str, plan: dict, folder: Path, threads: int) -> dict:
     """Run one side from start to end."""
     process = Side(side, plan, folder, threads)
-    process.wait()
-    return process.figures()
+    try:
+        process.wait()
+        return process.figures()
+    finally:
+        process.end()
 
 
 def take_turns(plan: dict, folder: Path, threads: int) -> dict[str, dict]:
@@ -87,10 +96,7 @@ def take_turns(plan: dict, folder: Path, threads: int) -> dict[str, dict]:
         return {side.name: side.figures() for side in sides}
     finally:
         for side in sides:
-            try:
-                os.killpg(side.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            side.end()
 
 
 def prepare(options: argparse.Namespace, folder: Path, exact: bool) -> dict:
