@@ -12,7 +12,7 @@ from espnet.nets.pytorch_backend.transformer import subsampling as espnet_subsam
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder, EBranchformerEncoderLayer
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
-from espnet_ext.asr.layers import depthwise
+from espnet_ext.asr.convolutions import depthwise, subsample
 from espnet_ext.errors import UserError
 
 _SUBSAMPLING = tuple(
@@ -39,8 +39,10 @@ class _ExactSubsampling:
         x = x.unsqueeze(1).to(memory_format=torch.channels_last)  # channels_last: 1.5 times faster on CPU
         lengths = x_mask.sum(dim=2).squeeze(1)  # (B,)
         for module in self.conv:
-            x = torch.relu_(x) if isinstance(module, torch.nn.ReLU) else module(x)
-            if isinstance(module, torch.nn.Conv2d):
+            if isinstance(module, torch.nn.ReLU):
+                x = torch.relu_(x)
+            else:
+                x = subsample(module, x)
                 lengths = (
                     torch.div(lengths - module.kernel_size[0], module.stride[0], rounding_mode="floor") + 1
                 )
