@@ -17,6 +17,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.ahead import ahead
 from espnet_ext.train.keys import key
+from espnet_ext.train.sound import Recordings
 
 #: Iterators whose loader processes may still run.
 _LOADERS: weakref.WeakSet = weakref.WeakSet()
@@ -98,18 +99,24 @@ class KeyedPreprocess:
         if speech is not None and expected is not None and len(speech) != expected:
             raise ValueError(f"its length is {len(speech)} and was {expected}")
         number = key(self.seed, "preprocess", self.passes, utterance)
-        before = np.random.get_state(), random.getstate()
+        # A loader process has no other use for them; elsewhere they are somebody else's.
+        before = (np.random.get_state(), random.getstate()) if _main_process() else None
         np.random.seed(number % 2**32)
         random.seed(number)
         try:
             data = self.preprocess(utterance, data)
         finally:
-            np.random.set_state(before[0])
-            random.setstate(before[1])
+            if before is not None:
+                np.random.set_state(before[0])
+                random.setstate(before[1])
         speech = data.get("speech")
         if speech is not None and speech.ndim == 2 and speech.shape[1] == 1:
             data["speech"] = speech[:, 0]  # mixing noise in leaves a channel axis of one
         return data
+
+
+def _main_process() -> bool:
+    return torch.utils.data.get_worker_info() is None
 
 
 class _Readable(torch.utils.data.Dataset):
@@ -131,33 +138,27 @@ class _Readable(torch.utils.data.Dataset):
 
 @dataclass
 class _Compact:
-    """Collates in a loader process; small tensors travel as arrays inside the message.
+    """Collates in a loader process; tensors of up to ``largest`` bytes travel as arrays inside the message.
 
-    A tensor travels as a file in shared memory, whose opening costs the training most of a millisecond.
+    Others travel as files in shared memory: making one, opening it and giving it back costs both processes
+    more than it spares them, unless what opens it copies it to a GPU.
     """
 
     collate: Callable
+    largest: float
 
     def __call__(self, items: list) -> tuple[list[str], dict[str, torch.Tensor | np.ndarray]]:
         utterances, tensors = self.collate(items)
-        return utterances, {n: t.numpy() if t.nbytes <= 2**16 else t for n, t in tensors.items()}
+        return utterances, {n: t.numpy() if t.nbytes <= self.largest else t for n, t in tensors.items()}
 
 
-def _unshared(items: Iterator) -> Iterator:
-    """Tensors in memory of this process, which takes less time to give back than a shared file."""
-    for utterances, tensors in items:
-        own = {name: _own(tensor) for name, tensor in tensors.items()}
-        del tensors
-        yield utterances, own
-
-
-def _own(tensor: torch.Tensor | np.ndarray) -> torch.Tensor:
-    if isinstance(tensor, np.ndarray):
-        return torch.from_numpy(tensor)
-    if not tensor.is_shared():  # pinned, on its way to a GPU
-        return tensor
-    # By NumPy: torch would start threads for it, which then wait for more work on the training's cores.
-    return torch.from_numpy(tensor.numpy().copy())
+def _tensors(items: Iterator) -> Iterator:
+    """What `_Compact` made arrays of, as tensors again."""
+    for utterances, values in items:
+        yield (
+            utterances,
+            {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()},
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -199,6 +200,8 @@ class SpeechData:
         self.preprocess = KeyedPreprocess(preprocess, seed, self.lengths)
         # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
         dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
+        if raw:
+            dataset.loader_dict["speech"] = Recordings(dataset.loader_dict["speech"], self.lengths)
         self.dataset = _Readable(dataset, self.preprocess, speech[0])
         present = set(dataset.loader_dict["speech"].keys())
         missing = [utterance for utterance in self.lengths if utterance not in present]
@@ -233,16 +236,18 @@ class SpeechData:
             num_workers: loader processes; 0 loads in this one. They change no result.
             device: where the tensors go.
         """
+        pinned = str(device).startswith("cuda")
+        collate = _Compact(self.collate, 2**16 if pinned else float("inf")) if num_workers else self.collate
         loader = torch.utils.data.DataLoader(
             self.dataset,
             batch_sampler=([(passes, u) for u in utterances] for passes, utterances in order),
-            collate_fn=_Compact(self.collate) if num_workers else self.collate,
+            collate_fn=collate,
             num_workers=num_workers,
             worker_init_fn=_leave_signals_to_parent,
             prefetch_factor=4 if num_workers else None,
             # Loading draws nothing; a generator of its own keeps the loader off the global one.
             generator=torch.Generator().manual_seed(0),
-            pin_memory=str(device).startswith("cuda"),
+            pin_memory=pinned,
         )
         for utterances, tensors in self._plainly(loader):
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
@@ -256,7 +261,7 @@ class SpeechData:
         if parallel:
             _LOADERS.add(iterator)
         try:
-            yield from ahead(_unshared(iterator)) if parallel else iterator
+            yield from ahead(_tensors(iterator)) if parallel else iterator
         except UserError as error:
             message = str(error).strip().splitlines()[-1]
             raise UserError(message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
