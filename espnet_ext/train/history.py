@@ -56,17 +56,24 @@ class History:
         self.rows.append(row)
         if not write:
             return
+        self.write()
+        if self._writer is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._writer.add_scalar(name, value, row["step"])
+            self._writer.flush()
+
+    def write(self) -> None:
+        """Write `history.csv`, which then holds the rows of now and no other; without any there is none."""
+        if not self.rows:
+            (self.folder / "history.csv").unlink(missing_ok=True)
+            return
         names = list(dict.fromkeys(name for each in self.rows for name in each))
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         atomic_write_text(self.folder / "history.csv", buffer.getvalue())
-        if self._writer is not None:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self._writer.add_scalar(name, value, row["step"])
-            self._writer.flush()
 
     def best(self, name: str, mode: str, count: int) -> list[int]:
         """Epochs with the ``count`` best values of a column, best first; of equal ones the earlier.

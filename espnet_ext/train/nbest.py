@@ -56,6 +56,10 @@ class BestModels:
 
     def resume(self, history: History, epoch: int) -> None:
         """Go on from a checkpoint after ``epoch`` epochs; files of later ones will be written again."""
+        if epoch:
+            self.rank(history)
+        else:
+            (self.folder / "nbest.json").unlink(missing_ok=True)
         self._before = {each for one in self._ranked(history) for each in one["epochs"]}
         for path in self.folder.glob("*epoch.pth"):
             if int(path.name.removesuffix("epoch.pth")) > epoch:

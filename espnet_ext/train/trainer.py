@@ -397,8 +397,10 @@ class Trainer:
         )
         for stream in self.streams.values():
             stream.num_workers = self.options.num_workers
-        for best in self.best:
-            if self.world.first:
+        if self.world.first:
+            if state is not None:
+                self.history.write()
+            for best in self.best:
                 best.resume(self.history, self.progress.epoch - 1)
         self.world.wait()
 

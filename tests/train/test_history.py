@@ -1,6 +1,9 @@
 """The record of a training's epochs."""
 
+import csv
+
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from espnet_ext.train.history import History
 
@@ -15,3 +18,22 @@ def test_the_best_epochs_have_a_number(tmp_path, mode, expected):
     assert history.best("valid_loss", mode, 5) == expected
     only = [row for row in rows if row["epoch"] in (2, 4)]
     assert History(tmp_path, only, False, 0).best("valid_loss", mode, 1) == [2]
+
+
+def test_a_resumed_record_goes_back_to_its_checkpoint(tmp_path):
+    """What a killed run wrote after its last checkpoint is in neither the CSV nor tensorboard."""
+    row = {"epoch": 1, "step": 4, "valid_loss": 2.0}
+    killed = History(tmp_path, [row], True, 4)
+    for step in range(5, 9):
+        killed.log(step, {"loss": 100.0 + step})
+    killed.add({"epoch": 2, "step": 8, "valid_loss": 9.0})
+    resumed = History(tmp_path, [row], True, 6)
+    resumed.write()
+    assert [each["epoch"] for each in csv.DictReader((tmp_path / "history.csv").open())] == ["1"]
+    resumed.log(7, {"loss": 7.0})
+    resumed.add({"epoch": 2, "step": 8, "valid_loss": 1.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard"), purge_orphaned_data=True).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("step/loss")] == [(5, 105.0), (6, 106.0), (7, 7.0)]
+    assert [(e.step, e.value) for e in events.Scalars("valid_loss")] == [(8, 1.0)]
+    History(tmp_path, [], False, 2).write()
+    assert not (tmp_path / "history.csv").exists()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,9 @@ def test_loader_processes_change_nothing(uninterrupted, toy_command, tmp_path, w
 
 
 class Killed(Exception):
-    pass
+    @classmethod
+    def stop(cls, *_):
+        raise cls
 
 
 @pytest.mark.parametrize("dies_at", [1, 3, 5, 8, 12])
@@ -110,6 +113,23 @@ def test_resume_equals_no_interruption(uninterrupted, toy_command, tmp_path, mon
     assert not (tmp_path / "train_summary.json").exists()
     assert ASRTask.main(cmd=toy_command(tmp_path, "--resume", "true")) == 0
     assert_same(final_state(tmp_path), final_state(uninterrupted))
+
+
+def test_lists_go_back_to_the_checkpoint(uninterrupted, toy_command, tmp_path, monkeypatch):
+    """The newest checkpoint is damaged: at once nothing tells of the epochs behind the one before it."""
+    folder = tmp_path / "exp"
+    shutil.copytree(uninterrupted, folder)
+    (folder / NAME).write_bytes(b"torn")
+    (folder / "train_summary.json").unlink()
+    monkeypatch.setattr(Trainer, "_step", Killed.stop)
+    with pytest.raises(Killed):
+        ASRTask.main(cmd=toy_command(folder, "--resume", "true"))
+    assert [row["epoch"] for row in csv.DictReader((folder / "history.csv").open())] == ["1", "2"]
+    ranked = json.loads((folder / "nbest.json").read_text())["epochs"]
+    assert sorted(ranked) == [1, 2] and {p.name for p in folder.glob("*epoch.pth")} == {
+        "1epoch.pth",
+        "2epoch.pth",
+    }
 
 
 def test_longer_max_epoch_goes_on(uninterrupted, toy_command, tmp_path):
