@@ -6,15 +6,22 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from espnet_ext.bin import lm_targets
 from espnet_ext.lm_transfer.alignment import SpanTokenizer
 from espnet_ext.lm_transfer.dump import Dump, tokenizer_identity
+from espnet_ext.lm_transfer.masked_lm import MaskedLM, tokens_digest
 from espnet_ext.lm_transfer.store import TargetStore
 from espnet_ext.lm_transfer.teachers import SubWords
 from tests.toy import SPECAUG, corpus_options, write_corpus
 
 TOKENS = ["<blank>", "<unk>", "<space>", *"abcde", "<sos/eos>"]
+
+
+def embed(teacher, text):
+    """(sub-words with the separator, E) of one transcript."""
+    return teacher.embed([teacher.split(text).ids])[0]
 
 
 class FakeTeacher:
@@ -417,3 +424,16 @@ def dump(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture
+def masked_folder(tmp_path, tokenizer):
+    """What `lm_train` writes, with random parameters, which dropout would change."""
+    torch.manual_seed(0)
+    shape = {"size": 16, "heads": 2, "blocks": 3, "dropout_rate": 0.5}
+    folder = tmp_path / "masked"
+    folder.mkdir()
+    torch.save(MaskedLM(len(tokenizer), **shape).state_dict(), folder / "lm.pth")
+    about = {"model": shape, "tokens": tokens_digest(tokenizer.tokens), "epochs": [1]}
+    (folder / "lm.yaml").write_text(yaml.safe_dump(about))
+    return folder
