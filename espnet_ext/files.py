@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -123,3 +124,18 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
                     f"{path}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at column {error.start + 1}); "
                     f"convert the file, for example with `iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8`"
                 ) from None
+
+
+def read_json(path: Path) -> dict:
+    """A JSON mapping.
+
+    Raises:
+        UserError: no such file, or something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({type(error).__name__})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a mapping, found {type(found).__name__}")
+    return found

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from espnet_ext.asr.load import check_keys, read_config
-from espnet_ext.distillation.teachers import read_json
 from espnet_ext.errors import UserError
 from espnet_ext.train.averaging import average
+from espnet_ext.train.nbest import read_nbest
 
 #: Options on which both stages must agree for the encoder to be the same function of the audio.
 _SHARED = ("frontend", "frontend_conf", "normalize", "encoder_conf", "input_size")
@@ -71,13 +71,7 @@ def take_over(
 
 
 def _best(folder: Path, nbest: int) -> dict[str, torch.Tensor]:
-    ranked = read_json(folder / "nbest.json").get("epochs")
-    if not isinstance(ranked, list) or not ranked:
-        raise UserError(
-            f"{folder / 'nbest.json'}: is damaged (expected `epochs`, the best first); run the stage of "
-            "stage 1 again, with --force"
-        )
-    return average([folder / f"{epoch}epoch.pth" for epoch in ranked[:nbest]])
+    return average([folder / f"{epoch}epoch.pth" for epoch in read_nbest(folder)["epochs"][:nbest]])
 
 
 def _plain(value):

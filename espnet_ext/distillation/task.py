@@ -11,8 +11,8 @@ from espnet_ext.distillation.stage1 import take_over
 from espnet_ext.distillation.streaming import frame_shift_of
 from espnet_ext.distillation.student import StudentTask
 from espnet_ext.distillation.targets import attach_clean_audio
-from espnet_ext.distillation.teachers import read_json
 from espnet_ext.errors import UserError
+from espnet_ext.files import read_json
 from espnet_ext.train.method import Method
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.world import World

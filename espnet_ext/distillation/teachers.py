@@ -3,7 +3,6 @@
 Legend: B utterances, N samples, T frames, E size of an embedding.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -170,21 +169,6 @@ def too_short(name: str, samples: int) -> UserError:
         f"teacher {name}: an utterance of {samples} samples is too short for it; raise --min_wav_duration "
         "(stage 3)"
     )
-
-
-def read_json(path: Path) -> dict:
-    """A JSON mapping.
-
-    Raises:
-        UserError: no such file, or something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({type(error).__name__})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a mapping, found {type(found).__name__}")
-    return found
 
 
 class LayerTap:

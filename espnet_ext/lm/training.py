@@ -1,7 +1,6 @@
 """What trainings of language models have in common: options from a YAML, and the loop on sentences."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from espnet_ext.lm.text_data import TextData
 from espnet_ext.train import world
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method, Updater
+from espnet_ext.train.nbest import read_nbest
 from espnet_ext.train.schedule import WarmupDecay
 from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream
@@ -111,5 +111,4 @@ def _fit(args, stop, data, valid, build, method_of, everybody: world.World) -> F
     ).run()
     if status != 0 or not everybody.first:
         return Fitted(status, [])
-    ranked = json.loads((args.output_dir / "nbest.json").read_text(encoding="utf-8"))
-    return Fitted(status, ranked["epochs"][: args.nbest])
+    return Fitted(status, read_nbest(args.output_dir)["epochs"][: args.nbest])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from espnet_ext.asr.load import read_config
 from espnet_ext.asr.task import dump_config
 from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.train.export import INFERENCE_KEYS
+from espnet_ext.train.nbest import read_nbest
 
 
 def present_best(folder: Path, names: Sequence[str], criterion: tuple[str, str, str]) -> str:
@@ -31,7 +33,7 @@ def present_best(folder: Path, names: Sequence[str], criterion: tuple[str, str, 
     values = _best_values(folder / "history.csv", names, criterion)
     choose = max if criterion[2] == "max" else min
     best = choose(names, key=lambda name: values[name])
-    ranked = json.loads((folder / best / "nbest.json").read_text(encoding="utf-8"))
+    ranked = read_nbest(folder / best)
     for old in folder.glob("*epoch.pth"):
         old.unlink()
     for epoch in {epoch for each in ranked["criteria"] for epoch in each["epochs"]}:
@@ -57,11 +59,14 @@ def _best_values(path: Path, names: Sequence[str], criterion: tuple[str, str, st
     with open(path, encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     choose = max if mode == "max" else min
-    columns = {name: f"{split}_{figure}_{name}" for name in names}
-    return {
-        name: choose(float(row[column]) for row in rows if row.get(column))
-        for name, column in columns.items()
-    }
+    best = {}
+    for name in names:
+        column = f"{split}_{figure}_{name}"
+        values = [float(row[column]) for row in rows if row.get(column)]
+        # An epoch without a number is nobody's best, and a peer of such alone is behind every other.
+        numbers = [value for value in values if not math.isnan(value)]
+        best[name] = choose(numbers) if numbers else (-math.inf if mode == "max" else math.inf)
+    return best
 
 
 def _link(source: Path, target: Path) -> None:

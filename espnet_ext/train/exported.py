@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from espnet_ext.errors import UserError
+from espnet_ext.train.nbest import read_nbest
 
 #: In `export.json`: hash of the summary that the training left.
 TRAINING = "train_summary_sha256"
@@ -24,13 +25,12 @@ def ranking(exp_dir: Path, criterion: str | None = None) -> dict:
         raise UserError(
             f"{exp_dir}: the training has not finished; run its stage again, it goes on where it was"
         )
-    path = exp_dir / "nbest.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_nbest(exp_dir)
     if criterion is None:
         return found
     by_name = {"_".join(each["criterion"][:2]): each for each in found.get("criteria", [found])}
     if criterion not in by_name:
-        raise UserError(f"--criterion {criterion}: {path} has {', '.join(sorted(by_name))}")
+        raise UserError(f"--criterion {criterion}: {exp_dir / 'nbest.json'} has {', '.join(sorted(by_name))}")
     return by_name[criterion]
 
 

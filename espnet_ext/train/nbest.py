@@ -5,9 +5,31 @@ from pathlib import Path
 
 import torch
 
-from espnet_ext.files import atomic_path, atomic_write_text
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_path, atomic_write_text, read_json
 from espnet_ext.train.checkpoint import save_tensors
 from espnet_ext.train.history import History
+
+
+def read_nbest(folder: Path) -> dict:
+    """What the `nbest.json` of a training says.
+
+    Returns:
+        `criterion` and `epochs`, the best first, of the first criterion; `criteria`: the same of each.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    path = folder / "nbest.json"
+    found = read_json(path)
+    each = [found, *found.get("criteria", [])] if isinstance(found.get("criteria", []), list) else [{}]
+    epochs = [one.get("epochs") if isinstance(one, dict) else None for one in each]
+    if not all(isinstance(some, list) and some and all(type(e) is int for e in some) for some in epochs):
+        raise UserError(
+            f"{path}: is damaged (expected `epochs`, the best first); run the stage of its training again, "
+            "with --force"
+        )
+    return found
 
 
 class BestModels:

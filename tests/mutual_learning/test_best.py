@@ -7,7 +7,7 @@ import shutil
 import pytest
 import yaml
 
-from espnet_ext.mutual_learning.best import present_best
+from espnet_ext.mutual_learning.best import _best_values, present_best
 
 
 @pytest.mark.parametrize("best", ["peer1", "peer2"])
@@ -35,3 +35,12 @@ def test_whichever_peer_was_best_stands_in_the_folder(mutual, tmp_path, best):
     assert config["encoder_conf"]["output_size"] == sizes[best]
     summary = json.loads((folder / "train_summary.json").read_text())
     assert summary["best_peer"] == best and summary["peers"][best]["best_value"] == 0.9
+
+
+@pytest.mark.parametrize("mode, best", [("max", 0.5), ("min", 0.25)])
+def test_an_epoch_without_a_number_is_nobodys_best(tmp_path, mode, best):
+    """Wherever it stands; a peer that has no other is behind every other peer."""
+    path = tmp_path / "history.csv"
+    path.write_text("epoch,valid_acc_a,valid_acc_b\n1,nan,nan\n2,0.5,nan\n3,0.25,nan\n4,nan,nan\n")
+    values = _best_values(path, ["a", "b"], ("valid", "acc", mode))
+    assert values == {"a": best, "b": float("-inf" if mode == "max" else "inf")}
