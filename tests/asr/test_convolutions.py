@@ -10,6 +10,18 @@ from espnet_ext.asr.model import adopt
 BATCH, FRAMES, SIZE = 3, 11, 12
 
 
+def assert_same(found: torch.Tensor, expected: torch.Tensor, wanted: list[torch.Tensor]) -> None:
+    """Equal values, and equal gradients of what is wanted, in double precision."""
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, dtype=torch.double)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weight).sum(), wanted),
+        torch.autograd.grad((expected * weight).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (3, 1), (5, 3), ((3, 2), (1, 2))])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("pieces", ["one", "many"])
@@ -23,15 +35,7 @@ def test_subsampling(monkeypatch, kernel, stride, bias, pieces):
     x.requires_grad_()
     expected, found = conv(x), subsample(conv, x)
     assert found.grad_fn.name().startswith("_Subsample")
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn(found.shape, dtype=torch.double)
-    wanted = [x, *conv.parameters()]
-    for ours, theirs in zip(
-        torch.autograd.grad((found * weight).sum(), wanted),
-        torch.autograd.grad((expected * weight).sum(), wanted),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert_same(found, expected, [x, *conv.parameters()])
 
 
 def test_subsampling_gradient_by_finite_differences():
@@ -79,17 +83,9 @@ def test_depthwise_convolution(width, dilation, bias):
     padding = (width - 1) // 2 * dilation
     conv = torch.nn.Conv1d(SIZE, SIZE, width, 1, padding, dilation, SIZE, bias).double()
     x = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double)
     expected = conv(x.transpose(1, 2)).transpose(1, 2)
     found = depthwise(conv, x)
-    torch.testing.assert_close(found, expected)
-    wanted = [x, *conv.parameters()]
-    for ours, theirs in zip(
-        torch.autograd.grad((found * weight).sum(), wanted),
-        torch.autograd.grad((expected * weight).sum(), wanted),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert_same(found, expected, [x, *conv.parameters()])
 
 
 def test_depthwise_gradient_by_finite_differences():
