@@ -12,7 +12,7 @@ import torch
 from espnet_ext.errors import RUN_AGAIN, UserError
 from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.progress import progress as progress_bar
-from espnet_ext.train import checkpoint
+from espnet_ext.train import checkpoint, resume
 from espnet_ext.train.batches import plan_sorted
 from espnet_ext.train.data import SpeechData
 from espnet_ext.train.history import History, Means
@@ -356,30 +356,25 @@ class Trainer:
                 "method": self.method.state(),
                 "progress": {**vars(self.progress), "means": means},
                 "history": self.history.rows,
-                "run": self._run(),
+                "run": self._circumstances(),
             },
             self.folder,
         )
 
-    def _run(self) -> dict:
-        """What has to be the same for a resumed run to equal one that was left alone."""
-        return {
-            "seed": self.options.seed,
-            "processes": self.world.size,
-            "threads": torch.get_num_threads(),
-            "device": self.world.device.type,
-            "precision": self.options.precision,
-            "frames": {
-                name: [stream.frames_per_step, stream.frames_per_micro_batch]
-                for name, stream in self.streams.items()
-            },
-        }
+    def _circumstances(self) -> dict:
+        options = self.options
+        return resume.circumstances(options.seed, options.precision, self.world, self.streams)
 
     def _restore(self) -> None:
         state = checkpoint.load(self.folder) if self.options.resume else None
         rows = []
         if state is not None:
-            self._check_run(state)
+            parts = {
+                "modules": self.method.modules,
+                "updaters": self.method.updaters,
+                "streams": self.streams,
+            }
+            resume.check(self.folder, state, self._circumstances(), parts, self._say)
             for name, module in self.method.modules.items():
                 module.load_state_dict(state["modules"][name])
             for name, updater in self.method.updaters.items():
@@ -403,35 +398,6 @@ class Trainer:
             for best in self.best:
                 best.resume(self.history, self.progress.epoch - 1)
         self.world.wait()
-
-    def _check_run(self, state: dict) -> None:
-        """Refuse what cannot go on, and warn of what will not be the same to the bit.
-
-        Raises:
-            UserError: another seed, or other modules, optimisers or streams.
-        """
-        was, now = state["run"], self._run()
-        advice = "use another experiment (--tag) or remove the folder"
-        if was["seed"] != now["seed"]:
-            raise UserError(
-                f"{self.folder}: was trained with seed {was['seed']}, not {now['seed']}; {advice}"
-            )
-        for what, names in (
-            ("modules", self.method.modules),
-            ("updaters", self.method.updaters),
-            ("streams", self.streams),
-        ):
-            if set(state[what]) != set(names):
-                raise UserError(
-                    f"{self.folder}: its checkpoint has the {what} {', '.join(sorted(state[what]))}, this "
-                    f"training {', '.join(sorted(names))}; {advice}"
-                )
-        different = [f"{name} {was[name]} → {now[name]}" for name in now if was[name] != now[name]]
-        if different:
-            self._say(
-                f"warning: not as before the interruption: {'; '.join(different)}. The training goes on, but "
-                "not as if it had never been interrupted"
-            )
 
     def _write_summary(self) -> None:
         """What the report says about a finished training; its presence says that it is finished."""
