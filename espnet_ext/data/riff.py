@@ -33,16 +33,22 @@ def read_plain(path: str | os.PathLike, length: int) -> np.ndarray | None:
     Raises:
         OSError: the file cannot be read.
     """
+    found = read_rated(path, length)
+    return None if found is None else found[1]
+
+
+def read_rated(path: str | os.PathLike, length: int) -> tuple[int, np.ndarray] | None:
+    """As `read_plain`, with the sampling rate before the samples."""
     with open(path, "rb") as handle:
-        plain = False
+        plain, rate = False, 0
         for name, start, size in _chunks(handle) if _is_wav(handle) else ():
             if name == b"fmt ":
-                tag, channels, bits = struct.unpack("<HH10xH", handle.read(16).ljust(16, b"\0"))
+                tag, channels, rate, bits = struct.unpack("<HHI6xH", handle.read(16).ljust(16, b"\0"))
                 plain = (tag, channels, bits) == _PLAIN
             elif name == b"data":
                 if not plain or size != 2 * length or start + size > os.fstat(handle.fileno()).st_size:
                     return None
-                return np.fromfile(handle, "<i2", length).astype(np.int16, copy=False)
+                return rate, np.fromfile(handle, "<i2", length).astype(np.int16, copy=False)
     return None
 
 

@@ -1,6 +1,7 @@
 """From a dumped data directory to batches of tensors."""
 
 import atexit
+import contextlib
 import random
 import signal
 import weakref
@@ -34,6 +35,30 @@ def _leave_signals_to_parent(_: int) -> None:
     """A signal to the process group must not take the loader from the training that is about to save."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def loaders_watched() -> Iterator[None]:
+    """Inside, a loader process that something else ends is an error of the machine, not of the code.
+
+    torch raises it in the main thread, wherever that is.
+
+    Raises:
+        UserError: naming the process and how it ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        first: BaseException | None = error  # torch's own may have come in the middle of a lock's work
+        while first is not None and not str(first).startswith("DataLoader worker"):
+            first = first.__context__
+        if first is None:
+            raise
+        raise UserError(
+            f"{str(first).splitlines()[0].rstrip('. ')}: a loader process was ended from outside, as by the "
+            "kernel when memory is full; run the same command again with --resume true, with fewer "
+            "--num_workers or more memory"
+        ) from None
 
 
 @dataclass
@@ -198,18 +223,25 @@ class SpeechData:
         )
         sources = [speech] + ([(str(data_dir / "text"), "text", "text")] if text else [])
         self.preprocess = KeyedPreprocess(preprocess, seed, self.lengths)
-        # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
-        dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
+        try:
+            # max_cache_fd 0: a shared file position corrupts Kaldi archives once loader processes are forked.
+            dataset = ESPnetDataset(sources, preprocess=self.preprocess, max_cache_fd=0)
+        except (RuntimeError, ValueError) as error:  # an utterance twice, or bytes that are no text
+            raise UserError(f"{data_dir}: {_reason(error)}; run stage 3 (features) again") from None
         if raw:
             dataset.loader_dict["speech"] = Recordings(dataset.loader_dict["speech"], self.lengths)
         self.dataset = _Readable(dataset, self.preprocess, speech[0])
         present = set(dataset.loader_dict["speech"].keys())
-        missing = [utterance for utterance in self.lengths if utterance not in present]
-        if missing:
-            raise UserError(
-                f"{stats_dir}/speech_shape: {len(missing)} utterances are not in {speech[0]}, "
-                f"the first is {missing[0]!r}; rerun stage stats"
-            )
+        needed = [(present, speech[0])]
+        if text:
+            needed += [(dataset.loader_dict["text"], sources[1][0]), (self.labels, stats_dir / "text_shape")]
+        for there, where in needed:
+            missing = [utterance for utterance in self.lengths if utterance not in there]
+            if missing:
+                raise UserError(
+                    f"{stats_dir}/speech_shape: {len(missing)} utterances are not in {where}, "
+                    f"the first is {missing[0]!r}; rerun stage stats"
+                )
         self.collate = CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
 
     def batches(
@@ -267,4 +299,6 @@ class SpeechData:
             raise UserError(message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
         finally:
             if parallel:
-                iterator._shutdown_workers()
+                # One that was killed is told when its batches are missed; here nobody wants any more of them.
+                with contextlib.suppress(RuntimeError):
+                    iterator._shutdown_workers()

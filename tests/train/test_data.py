@@ -1,13 +1,22 @@
 """Augmentation belongs to the utterance and the pass, whatever process loads it and in whatever order."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.train.data import KeyedPreprocess, SpeechData, read_shapes
+from espnet_ext.train.data import (
+    KeyedPreprocess,
+    SpeechData,
+    _Compact,
+    _tensors,
+    loaders_watched,
+    read_shapes,
+)
 
 
 def draw(utterance: str, data: dict) -> dict:
@@ -32,11 +41,19 @@ def test_keyed_by_seed_pass_and_utterance():
 
 
 def test_global_generators_are_left_as_they_were():
-    np.random.seed(3)
-    expected = np.random.rand()
-    np.random.seed(3)
+    np.random.seed(3), random.seed(3)
+    expected = np.random.rand(), random.random()
+    np.random.seed(3), random.seed(3)
     KeyedPreprocess(draw, 1)("a", {"speech": np.zeros(8)})
-    assert np.random.rand() == expected
+    assert (np.random.rand(), random.random()) == expected
+
+
+def test_loading_draws_nothing_from_torchs_generator(toy_corpus):
+    data = SpeechData(toy_corpus / "dump", toy_corpus / "stats", draw)
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        list(data.batches([("utt05",)], workers))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -96,3 +113,40 @@ def test_audio_that_was_replaced_is_named(tmp_path):
     data = SpeechData(tmp_path, tmp_path, draw, text=False)
     with pytest.raises(UserError, match=r"wav\.scp: utterance 'a' .*its length is 799 and was 800.*--force"):
         list(data.batches([("a",)], 0))
+
+
+def test_large_tensors_travel_as_they_are_to_a_gpu():
+    """An array inside the message for what is small, a file in shared memory for what is not."""
+    tensors = {"small": torch.arange(4), "large": torch.arange(9)}
+    made = _Compact(lambda items: (items, tensors), 4 * 8)(["a"])
+    assert made[0] == ["a"] and isinstance(made[1]["small"], np.ndarray)
+    assert made[1]["large"] is tensors["large"]
+    ((names, back),) = _tensors(iter([made]))
+    assert names == ["a"] and all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_transcripts_that_are_not_there_are_told_before_training(toy_corpus, tmp_path):
+    dump, stats = tmp_path / "dump", tmp_path / "stats"
+    shutil.copytree(toy_corpus / "dump", dump)
+    shutil.copytree(toy_corpus / "stats", stats)
+    for file in (stats / "text_shape", dump / "text"):
+        whole = file.read_text()
+        file.write_text("".join(line + "\n" for line in whole.splitlines() if not line.startswith("utt03")))
+        with pytest.raises(UserError, match=f"1 utterances are not in {file}, the first is 'utt03'"):
+            SpeechData(dump, stats, draw)
+        file.write_text(whole)
+    (dump / "text").write_text(whole + "utt03 ab\n")
+    with pytest.raises(UserError, match=f"{dump}: RuntimeError: utt03 is duplicated .*; run stage 3"):
+        SpeechData(dump, stats, draw)
+
+
+def test_what_ends_a_loader_is_found_behind_what_it_broke():
+    """torch raises it in the main thread, perhaps inside a lock, whose own error then hides it."""
+    with pytest.raises(UserError, match=r"^DataLoader worker \(pid 7\) is killed: a loader"):
+        with loaders_watched():
+            try:
+                raise RuntimeError("DataLoader worker (pid 7) is killed. ")
+            finally:
+                raise RuntimeError("release unlocked lock")
+    with pytest.raises(RuntimeError, match="^something else$"), loaders_watched():
+        raise RuntimeError("something else")

@@ -53,3 +53,33 @@ def test_what_espnet_alone_can_say_is_left_to_it(tmp_path):
         recordings["gone"]
     with pytest.raises(KeyError):
         recordings["nobody"]
+
+
+def recordings_of(folder, files: dict[str, tuple[np.ndarray, int]], lengths=None) -> Recordings:
+    for name, (samples, rate) in files.items():
+        soundfile.write(folder / f"{name}.wav", samples, rate)
+    (folder / "wav.scp").write_text("".join(f"{name} {folder / name}.wav\n" for name in files))
+    reader = sound_loader(str(folder / "wav.scp"), float_dtype="float32")
+    return Recordings(reader, {n: len(x) for n, (x, _) in files.items()} if lengths is None else lengths)
+
+
+@pytest.mark.parametrize("lengths", [None, {}], ids=["here", "by ESPnet"])
+def test_another_rate_or_channels_are_refused(tmp_path, lengths):
+    """A file that was replaced by one with as many samples."""
+    quiet = np.zeros(800)
+    files = {"a": (quiet, 16000), "b": (quiet, 8000), "c": (np.zeros((800, 2)), 16000), "d": (quiet, 16000)}
+    recordings = recordings_of(tmp_path, files, lengths)
+    assert len(recordings["a"]) == 800
+    with pytest.raises((ValueError, RuntimeError), match="rate is 8000, that of 'a' is 16000|16000 != 8000"):
+        recordings["b"]
+    with pytest.raises(ValueError, match="it has 2 channels, expected one"):
+        recordings["c"]
+    assert len(recordings["d"]) == 800
+
+
+def test_the_rate_of_a_file_read_elsewhere_counts_too(tmp_path):
+    files = {"a": (np.zeros(800), 16000), "b": (np.zeros(900), 8000)}
+    recordings = recordings_of(tmp_path, files, {"b": 900})
+    recordings["a"]
+    with pytest.raises(ValueError, match="its sampling rate is 8000, that of 'a' is 16000"):
+        recordings["b"]
