@@ -23,6 +23,7 @@ from espnet_ext.train import (
     spawn,
     world,
 )
+from espnet_ext.train.alone import alone
 from espnet_ext.train.data import SpeechData
 from espnet_ext.train.init_param import init_param
 from espnet_ext.train.keys import seed_torch
@@ -176,6 +177,20 @@ class ASRTask(ESPnetASRTask):
         if args.dry_run:  # ESPnet's option: everything is there and fits, nothing is trained or written
             print("dry run: options, data and model fit", flush=True)
             return 0
+        with alone(folder, everybody):
+            return cls._run(args, everybody, stop, method, streams, valid)
+
+    @classmethod
+    def _run(
+        cls,
+        args: argparse.Namespace,
+        everybody: world.World,
+        stop: StopRequest | None,
+        method: Method,
+        streams: dict[str, Stream],
+        valid: SpeechData,
+    ) -> int:
+        folder = Path(args.output_dir)
         if everybody.first:
             atomic_write_text(folder / "config.yaml", dump_config({**vars(args), "command": sys.argv}))
         options = TrainerOptions(

@@ -12,6 +12,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text, read_lines
 from espnet_ext.lm.text_data import TextData
 from espnet_ext.train import world
+from espnet_ext.train.alone import alone
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method, Updater
 from espnet_ext.train.nbest import read_nbest
@@ -70,7 +71,9 @@ def fit(
     """
     everybody = world.join(args.ngpu)
     try:
-        return _fit(args, stop, data, valid, build, method_of, everybody)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        with alone(args.output_dir, everybody):
+            return _fit(args, stop, data, valid, build, method_of, everybody)
     finally:
         world.leave()
 
@@ -84,7 +87,6 @@ def _fit(args, stop, data, valid, build, method_of, everybody: world.World) -> F
     )
     schedule = WarmupDecay(optimizer, args.warmup_steps, args.max_epoch * stream.steps(1))
     method = method_of(model, Updater(optimizer, schedule, args.grad_clip))
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     plain = (int, float, bool, dict)
     config = {n: v if isinstance(v, plain) else str(v) for n, v in vars(args).items()}
     atomic_write_text(
