@@ -33,7 +33,7 @@ def _remove_abandoned(target: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or a directory entry to the disk, so that a power cut leaves no empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -53,12 +53,13 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     try:
         temporary = folder / target.name
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
-        # A write that fails (a full disk, a quota) does not know the name of its file.
-        if error.errno is not None and error.filename is None:
+        # A write that fails (a full disk, a quota) does not know the name of its file, and one that cannot
+        # replace the target (a folder, for instance) names the temporary file first.
+        if error.errno is not None and (error.filename is None or error.filename2 == str(target)):
             error.filename = str(target)
         raise
     finally:
@@ -76,11 +77,11 @@ def atomic_dir(target: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file() and not path.is_symlink():
-                _sync(path)
+                sync(path)
         if target.exists():
             os.replace(target, folder / "replaced")
         os.replace(temporary, target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, with a checksum each and a previous one to fall back to.
 
-`checkpoint.sha256` lists the checksums that a checkpoint of this folder may have. A new one is entered there
-before its file gets its name, so that at no moment a good file lacks its line.
+`checkpoint.sha256` lists the checksums that a checkpoint of this folder may have, newest first. A new one is
+entered there before its file gets its name, so that at no moment a good file lacks its line.
 """
 
 import errno
@@ -12,11 +12,14 @@ from pathlib import Path
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_path, atomic_write_text
+from espnet_ext.files import atomic_path, atomic_write_text, sync
 
 NAME = "checkpoint.pth"
 PREVIOUS = "checkpoint.previous.pth"
 CHECKSUMS = "checkpoint.sha256"
+#: Lines that the list keeps. Each save that is killed behind its line pushes those of the two good files
+#: further down.
+_LINES = 100
 
 
 def save(state: dict, folder: Path) -> None:
@@ -31,10 +34,11 @@ def save(state: dict, folder: Path) -> None:
     """
     with atomic_path(folder / NAME) as temporary:
         save_tensors(state, temporary)
+        # A disk may say only now that it is full; until it has it all, what was there stays as it is.
+        sync(temporary)
         new = _checksum(temporary)
         sums = _checksums(folder) or []
-        # The newest first; two files are kept, and a write that fails after this line leaves a third.
-        atomic_write_text(folder / CHECKSUMS, "".join(f"{each}\n" for each in [new, *sums][:3]))
+        atomic_write_text(folder / CHECKSUMS, "".join(f"{each}\n" for each in [new, *sums][:_LINES]))
         if (folder / NAME).exists():
             # A second name for the old file, so that at no moment there is none.
             _link(folder / NAME, folder / PREVIOUS)
@@ -66,6 +70,12 @@ def load(folder: Path) -> dict | None:
     if troubles:
         raise UserError("; ".join(troubles) + "; remove them to start the training again from its beginning")
     return None
+
+
+def remove(folder: Path) -> None:
+    """Remove the checkpoints of an experiment that begins anew."""
+    for name in (NAME, PREVIOUS, CHECKSUMS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def save_tensors(state: dict, path: Path) -> None:

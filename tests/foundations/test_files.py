@@ -35,6 +35,13 @@ def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path, full_dis
     assert str(caught.value.filename) == str(tmp_path / "absent")
 
 
+def test_a_target_that_cannot_be_replaced_is_named(tmp_path):
+    (tmp_path / "text").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        atomic_write_text(tmp_path / "text", "a file")
+    assert caught.value.filename == str(tmp_path / "text") and names(tmp_path) == ["text"]
+
+
 def test_a_directory_replaces_the_one_before_as_a_whole(tmp_path):
     for content in ("a", "b"):
         with atomic_dir(tmp_path / "set") as folder:

@@ -1,5 +1,7 @@
 """Checkpoints: cut, flipped, without their list, with a full disk under them."""
 
+import errno
+import os
 import resource
 
 import pytest
@@ -61,7 +63,7 @@ def test_a_checkpoint_without_the_list_is_read(two):
 
 
 @pytest.mark.parametrize("point", ["torch.save", "checksum", "link", "rename"])
-def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, point):
+def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, capsys, point):
     class Stop(BaseException):
         pass
 
@@ -81,7 +83,7 @@ def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, point):
     with pytest.raises(Stop):
         checkpoint.save(state(3), two)
     monkeypatch.undo()
-    assert checkpoint.load(two)["step"] == 2
+    assert checkpoint.load(two)["step"] == 2 and "damaged" not in capsys.readouterr().out
     checkpoint.save(state(3), two)
     assert checkpoint.load(two)["step"] == 3
 
@@ -97,6 +99,36 @@ def test_a_disk_that_is_too_small(two):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint.load(two)["step"] == 2
     assert sorted(path.name for path in two.iterdir()) == sorted([NAME, PREVIOUS, CHECKSUMS])
+
+
+def test_saves_that_fail_again_and_again_cost_no_checkpoint(two, monkeypatch):
+    """A disk whose errors show when a file is flushed: both checkpoints stay good, however often."""
+    real = os.fsync
+
+    def broken(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(f"/{NAME}"):
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    for step in range(3, 9):
+        with pytest.raises(OSError, match="Input/output error"):
+            checkpoint.save(state(step), two)
+    assert checkpoint.load(two)["step"] == 2
+    (two / NAME).unlink()
+    assert checkpoint.load(two)["step"] == 1
+
+
+def test_saves_that_are_killed_again_and_again_cost_no_checkpoint(two, monkeypatch):
+    """Each time with the new checksum in the list already, and the file not yet under its name."""
+    for step in range(3, 9):
+        monkeypatch.setattr(checkpoint, "_link", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkpoint.save(state(step), two)
+        monkeypatch.undo()
+    assert checkpoint.load(two)["step"] == 2
+    (two / NAME).unlink()
+    assert checkpoint.load(two)["step"] == 1
 
 
 def test_nothing_but_tensors_and_plain_values_is_read(two):
