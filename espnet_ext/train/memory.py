@@ -49,7 +49,7 @@ def find_micro_batch(
     path = folder / NAME
     probe = world.device.type == "cuda" if probe is None else probe
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))["frames_per_micro_batch"]
+        found = _read(path)
     else:
         parts = world.size
         while probe and not _fits(method, streams, runner, world, parts):
@@ -72,6 +72,19 @@ def find_micro_batch(
     for name, stream in streams.items():
         stream.frames_per_micro_batch = found[name]
     return found
+
+
+def _read(path: Path) -> dict[str, int]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["frames_per_micro_batch"]
+        if all(type(frames) is int and frames > 0 for frames in found.values()):
+            return found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(
+        f"{path}: expected `frames_per_micro_batch` with a number of frames for each stream; remove it to "
+        "try out again what fits"
+    )
 
 
 def _fits(method, streams, runner: StepRunner, world: World, parts: int) -> bool:

@@ -98,6 +98,17 @@ def test_any_criterion_of_the_training(trained, tmp_path):
         path.write_text(text)
 
 
+@pytest.mark.parametrize("text", ['{"epo', "[]", "{}", '{"epochs": [], "criterion": ["valid", "acc"]}', None])
+def test_a_damaged_list_of_epochs_is_named(trained, tmp_path, text):
+    shutil.copytree(trained, tmp_path / "exp")
+    (tmp_path / "exp" / "nbest.json").unlink()
+    if text is not None:
+        (tmp_path / "exp" / "nbest.json").write_text(text)
+    with pytest.raises(UserError, match=r"nbest\.json: (cannot be read|is damaged|expected a mapping)"):
+        export(tmp_path / "exp", tmp_path / "export", nbest=1)
+    assert not (tmp_path / "export").exists()
+
+
 def test_unfinished_training_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="has not finished"):
         export(tmp_path, tmp_path / "export", nbest=1)
