@@ -126,11 +126,20 @@ class Updater:
 
     def state(self) -> dict:
         return {
+            "kind": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
         }
 
     def load_state(self, state: dict) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: it is that of another kind of optimiser, or of other parameters.
+        """
+        was, now = state.get("kind"), type(self.optimizer).__name__  # earlier versions did not say it
+        if was not in (None, now):
+            raise ValueError(f"{was} cannot go on as {now}")
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is None or state["scheduler"] is None:
             return

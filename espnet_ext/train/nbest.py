@@ -1,6 +1,7 @@
 """Keeping the best epochs' models of a module, by any number of criteria."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -71,8 +72,8 @@ class BestModels:
 
     def forget(self) -> None:
         """Remove the files that are no longer needed; called after the checkpoint of an epoch's end."""
-        for path in self.folder.glob("*epoch.pth"):
-            if int(path.name.removesuffix("epoch.pth")) not in self._now | self._before:
+        for epoch, path in self._files():
+            if epoch not in self._now | self._before:
                 path.unlink()
         self._before = self._now
 
@@ -83,6 +84,12 @@ class BestModels:
         else:
             (self.folder / "nbest.json").unlink(missing_ok=True)
         self._before = {each for one in self._ranked(history) for each in one["epochs"]}
-        for path in self.folder.glob("*epoch.pth"):
-            if int(path.name.removesuffix("epoch.pth")) > epoch:
+        for number, path in self._files():
+            if number > epoch:
                 path.unlink()
+
+    def _files(self) -> Iterator[tuple[int, Path]]:
+        """(epoch, file) of the epochs that are there; a file that somebody else called so is left alone."""
+        for path in list(self.folder.glob("*epoch.pth")):
+            if (number := path.name.removesuffix("epoch.pth")).isdigit():
+                yield int(number), path

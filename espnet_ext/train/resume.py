@@ -11,6 +11,8 @@ from espnet_ext.train.world import World
 
 #: One more with each change after which a step rounds or draws otherwise than before.
 COMPUTATION = 3
+#: What to do with an experiment that this training cannot go on with.
+ADVICE = "use another experiment (--tag) or remove the folder"
 
 
 def circumstances(seed: int, precision: str, world: World, streams: Mapping[str, Stream]) -> dict:
@@ -25,6 +27,10 @@ def circumstances(seed: int, precision: str, world: World, streams: Mapping[str,
         "computation": COMPUTATION,
         "frames": {
             name: [each.frames_per_step, each.frames_per_micro_batch] for name, each in streams.items()
+        },
+        "data": {
+            name: f"{len(each.lengths)} utterances of {sum(each.lengths.values())} frames"
+            for name, each in streams.items()
         },
     }
 
@@ -42,17 +48,18 @@ def check(
         say: prints a line.
 
     Raises:
-        UserError: another seed, or other modules, optimisers or streams.
+        UserError: another seed, other modules, optimisers or streams, or no checkpoint of a training at all.
     """
+    if lacking := [part for part in (*parts, "run") if part not in state]:
+        raise UserError(f"{folder}: no training wrote its checkpoint, it lacks {', '.join(lacking)}; {ADVICE}")
     was = state["run"]
-    advice = "use another experiment (--tag) or remove the folder"
     if was["seed"] != now["seed"]:
-        raise UserError(f"{folder}: was trained with seed {was['seed']}, not {now['seed']}; {advice}")
+        raise UserError(f"{folder}: was trained with seed {was['seed']}, not {now['seed']}; {ADVICE}")
     for what, names in parts.items():
         if set(state[what]) != set(names):
             raise UserError(
                 f"{folder}: its checkpoint has the {what} {', '.join(sorted(state[what]))}, this "
-                f"training {', '.join(sorted(names))}; {advice}"
+                f"training {', '.join(sorted(names))}; {ADVICE}"
             )
     different = [
         f"{name} {was.get(name, 'of an earlier version')} → {now[name]}"
@@ -64,3 +71,33 @@ def check(
             f"warning: not as before the interruption: {'; '.join(different)}. The training goes on, but "
             "not as if it had never been interrupted"
         )
+
+
+def check_tensors(folder: Path, saved: Mapping[str, dict], modules: Mapping[str, torch.nn.Module]) -> None:
+    """Refuse parameters of other names or shapes, by name.
+
+    Args:
+        folder: the experiment.
+        saved: its checkpoint's state dicts by module.
+        modules: those of the training that goes on.
+
+    Raises:
+        UserError: listing what is missing, what the model does not have, and what has another shape.
+    """
+    for name, module in modules.items():
+        wrong = _differences(saved[name], module.state_dict())
+        if wrong:
+            raise UserError(
+                f"{folder}: {len(wrong)} tensors of the checkpoint's {name} do not fit the configuration: "
+                f"{', '.join(wrong[:20])}{', ...' if len(wrong) > 20 else ''}; put back the options it was "
+                f"trained with, or {ADVICE}"
+            )
+
+
+def _differences(saved: dict, own: dict) -> list[str]:
+    """Names that only one of two state dicts has, or that have another shape, with what is wrong."""
+    return [
+        f"{name} ({'missing' if name not in saved else 'not in the model' if name not in own else 'shape'})"
+        for name in sorted({*saved, *own})
+        if name not in saved or name not in own or saved[name].shape != own[name].shape
+    ]

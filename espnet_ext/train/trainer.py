@@ -14,7 +14,7 @@ from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.progress import progress as progress_bar
 from espnet_ext.train import checkpoint, resume
 from espnet_ext.train.batches import plan_sorted
-from espnet_ext.train.data import SpeechData
+from espnet_ext.train.data import SpeechData, loaders_watched
 from espnet_ext.train.history import History, Means
 from espnet_ext.train.memory import find_micro_batch
 from espnet_ext.train.method import Figures, Method, MicroBatch, Position
@@ -26,6 +26,8 @@ from espnet_ext.train.world import World
 
 #: Seconds after which a save that failed (a full disk) is tried again.
 RETRY_SAVE = 60.0
+#: Present in the folder of a finished training, and in no other.
+SUMMARY = "train_summary.json"
 
 
 @dataclass
@@ -120,9 +122,9 @@ class Trainer:
 
         Raises:
             UserError: too many updates in a row had no finite loss and gradient; options that do not fit the
-                checkpoint.
+                checkpoint; a loader process that was killed.
         """
-        with self.stop:
+        with self.stop, loaders_watched():
             self._restore()
             self._started = time.monotonic() - self.progress.seconds
             self._last_save = time.monotonic()
@@ -367,6 +369,8 @@ class Trainer:
 
     def _restore(self) -> None:
         state = checkpoint.load(self.folder) if self.options.resume else None
+        if not self.options.resume and self.world.first:
+            checkpoint.remove(self.folder)  # a later --resume would take an older training's for this one's
         rows = []
         if state is not None:
             parts = {
@@ -375,12 +379,25 @@ class Trainer:
                 "streams": self.streams,
             }
             resume.check(self.folder, state, self._circumstances(), parts, self._say)
+            resume.check_tensors(self.folder, state["modules"], self.method.modules)
             for name, module in self.method.modules.items():
                 module.load_state_dict(state["modules"][name])
             for name, updater in self.method.updaters.items():
-                updater.load_state(state["updaters"][name])
+                try:
+                    updater.load_state(state["updaters"][name])
+                except ValueError as error:
+                    raise UserError(
+                        f"{self.folder}: optimiser of {name}: {error}; put back the options it was trained "
+                        f"with, or {resume.ADVICE}"
+                    ) from None
             for name, stream in self.streams.items():
                 stream.position = dict(state["streams"][name])
+                if stream.position["step"] >= stream.steps(stream.position["pass"]):
+                    raise UserError(
+                        f"{self.folder}: its checkpoint is behind step {stream.position['step']} of the "
+                        f"{name} data, which has {stream.steps(stream.position['pass'])}: the data or "
+                        f"frames_per_step is not what it was; put it back, or {resume.ADVICE}"
+                    )
             self.method.load_state(state["method"])
             self.progress = Progress(**state["progress"])
             rows = state["history"]
@@ -393,8 +410,10 @@ class Trainer:
         for stream in self.streams.values():
             stream.num_workers = self.options.num_workers
         if self.world.first:
-            if state is not None:
-                self.history.write()
+            for folder in {self.folder, *(best.folder for best in self.best)}:
+                if self._epochs_left():  # that of an older or a shorter training says that it is finished
+                    (folder / SUMMARY).unlink(missing_ok=True)
+            self.history.write()
             for best in self.best:
                 best.resume(self.history, self.progress.epoch - 1)
         self.world.wait()
@@ -403,7 +422,7 @@ class Trainer:
         """What the report says about a finished training; its presence says that it is finished."""
         progress = self.progress
         summary = {
-            "epochs": self.options.max_epoch,
+            "epochs": progress.epoch - 1,  # more than max_epoch where that was lowered
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "seed": self.options.seed,
@@ -418,4 +437,4 @@ class Trainer:
             "processes": self.world.size,
             **self.method.summary(),
         }
-        atomic_write_text(self.folder / "train_summary.json", json.dumps(summary, indent=1) + "\n")
+        atomic_write_text(self.folder / SUMMARY, json.dumps(summary, indent=1) + "\n")

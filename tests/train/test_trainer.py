@@ -111,6 +111,9 @@ def test_resume_equals_no_interruption(uninterrupted, toy_command, tmp_path, mon
         ASRTask.main(cmd=toy_command(tmp_path, "--checkpoint_minutes", "0"))
     monkeypatch.setattr(Trainer, "_step", step)
     assert not (tmp_path / "train_summary.json").exists()
+    # It goes on from there and does not begin again, which would end the same.
+    assert (tmp_path / NAME).exists() == (dies_at > 1)
+    assert dies_at == 1 or final_state(tmp_path)["progress"]["step"] == dies_at - 1
     assert ASRTask.main(cmd=toy_command(tmp_path, "--resume", "true")) == 0
     assert_same(final_state(tmp_path), final_state(uninterrupted))
 
