@@ -63,6 +63,23 @@ def test_subsampling_frozen_passes_the_gradient_on():
     assert conv.weight.grad is None and conv.bias.grad is None
 
 
+def test_subsampling_in_bf16_is_torchs():
+    """Autocast's casts are not repeated in a gradient of one's own."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 6, 3, 2)
+    x = torch.randn(BATCH, 4, 13, 9, requires_grad=True)
+    wanted = [x, *conv.parameters()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = subsample(conv, x), conv(x)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.float().square().sum(), wanted),
+        torch.autograd.grad(expected.float().square().sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_an_encoder_subsamples_so(build_asr, monkeypatch):
     """The gradient of a model's own subsampling comes from here."""
     called = []
@@ -86,6 +103,24 @@ def test_depthwise_convolution(width, dilation, bias):
     expected = conv(x.transpose(1, 2)).transpose(1, 2)
     found = depthwise(conv, x)
     assert_same(found, expected, [x, *conv.parameters()])
+
+
+@pytest.mark.parametrize(("width", "padding", "dilation"), [(4, 1, 1), (4, 0, 1), (3, 1, 2), (2, 1, 3)])
+def test_depthwise_convolution_that_changes_the_length(width, padding, dilation):
+    """Other padding than half the kernel."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(SIZE, SIZE, width, 1, padding, dilation, SIZE).double()
+    x = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double, requires_grad=True)
+    expected, found = conv(x.transpose(1, 2)).transpose(1, 2), depthwise(conv, x)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, dtype=torch.double)
+    wanted = [x, *conv.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weight).sum(), wanted),
+        torch.autograd.grad((expected * weight).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_depthwise_gradient_by_finite_differences():

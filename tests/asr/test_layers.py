@@ -105,6 +105,63 @@ def test_attention_to_another_sequence(frames, mask):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["another sequence", "relative positions"])
+def test_a_query_that_sees_nothing_gets_the_mean(kind):
+    """No value and no gradient that is not a number, where a mask hides every key."""
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double, requires_grad=True)
+    hidden = torch.zeros(BATCH, 1, FRAMES, dtype=torch.bool)
+    if kind == "another sequence":
+        layer = MultiHeadedAttention(HEADS, SIZE, 0.0).double()
+        layer.__class__, inputs = FusedAttention, (x, x, x)
+    else:
+        layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.0).double()
+        layer.__class__ = FusedRelPositionAttention
+        inputs = (x, x, x, torch.randn(1, 2 * FRAMES - 1, SIZE, dtype=torch.double))
+    y = layer(*inputs, hidden)
+    mean = layer.linear_out(layer.linear_v(x).mean(1, keepdim=True))
+    torch.testing.assert_close(y, mean.expand_as(y))
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), [x, layer.linear_q.weight]))
+
+
+def test_hidden_keys_are_hidden_however_loud_they_are():
+    torch.manual_seed(0)
+    layer = MultiHeadedAttention(HEADS, SIZE, 0.0).double()
+    layer.__class__ = FusedAttention
+    x = torch.randn(BATCH, FRAMES, SIZE, dtype=torch.double)
+    loud = torch.where(seen().transpose(1, 2), x, 1e6 * x)
+    torch.testing.assert_close(layer(x, loud, loud, seen()), layer(x, x, x, seen()))
+
+
+def test_attention_to_one_sequence_for_all_is_espnets():
+    """Beam search hands over keys of one utterance for a batch of hypotheses."""
+    torch.manual_seed(0)
+    layer = MultiHeadedAttention(HEADS, SIZE, 0.0).eval()
+    x, memory = torch.randn(BATCH, 1, SIZE), torch.randn(1, FRAMES, SIZE)
+    expected = layer(x, memory, memory, seen((7,)), expand_kv=True)
+    layer.__class__ = FusedAttention
+    torch.testing.assert_close(layer(x, memory, memory, seen((7,)), expand_kv=True), expected)
+    full = torch.ones(BATCH, 1, FRAMES, dtype=torch.bool)
+    torch.testing.assert_close(
+        layer(x, memory, memory, full, expand_kv=True), layer(x, *[memory.expand(BATCH, -1, -1)] * 2, full)
+    )
+
+
+def test_dropout_of_relative_attention_is_not_lost():
+    """Another draw than ESPnet's, of the same rate: the mean of many is what it is without."""
+    torch.manual_seed(0)
+    layer = RelPositionMultiHeadedAttention(HEADS, SIZE, 0.5).double()
+    layer.__class__ = FusedRelPositionAttention
+    x = torch.randn(1, 5, SIZE, dtype=torch.double)
+    positions = torch.randn(1, 9, SIZE, dtype=torch.double)
+    with torch.no_grad():
+        expected = layer.eval()(x, x, x, positions, None)
+        many = x.expand(4000, -1, -1)
+        found = layer.train()(many, many, many, positions, None)
+    assert found.std(0).min() > 0.01
+    assert ((found.mean(0) - expected[0]).abs() < 5 * found.std(0) / 4000**0.5).all()
+
+
 def test_attention_dropout_is_not_lost():
     """Attention weights are dropped where ESPnet drops them."""
     torch.manual_seed(0)
@@ -146,6 +203,11 @@ def test_dropout_goes_by_the_seed_and_its_gradient_by_the_mask():
     assert layer.eval()(x) is x
 
 
+def test_dropout_in_place_is_torchs():
+    x = torch.ones(9)
+    assert SixteenBitDropout(0.5, inplace=True)(x) is x and set(x.tolist()) <= {0.0, 2.0}
+
+
 @pytest.mark.parametrize(("rate", "kept"), [(0.0, True), (1.0, False)])
 def test_dropout_of_nothing_and_of_everything(rate, kept):
     x = torch.randn(9)
@@ -163,6 +225,7 @@ def test_only_exact_padding_has_them(build_asr):
 
 
 def test_attention_that_espnet_alone_computes_stays():
-    layer = torch.nn.ModuleList([MultiHeadedAttention(HEADS, SIZE, 0.0, qk_norm=True)])
-    fuse(layer)
-    assert type(layer[0]) is MultiHeadedAttention
+    options = {"qk_norm": True}, {"use_sdpa": True}
+    layers = torch.nn.ModuleList(MultiHeadedAttention(HEADS, SIZE, 0.0, **each) for each in options)
+    fuse(layers)
+    assert all(type(layer) is MultiHeadedAttention for layer in layers)

@@ -16,6 +16,8 @@ def test_the_best_epochs_have_a_number(tmp_path, mode, expected):
     history = History(tmp_path, rows, False, 0)
     assert history.best("valid_loss", mode, 2) == expected[:2]
     assert history.best("valid_loss", mode, 5) == expected
+    same = [{"epoch": epoch, "valid_loss": 1.0} for epoch in (1, 2, 3)]
+    assert History(tmp_path, same, False, 0).best("valid_loss", mode, 2) == [1, 2]
     only = [row for row in rows if row["epoch"] in (2, 4)]
     assert History(tmp_path, only, False, 0).best("valid_loss", mode, 1) == [2]
 

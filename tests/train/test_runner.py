@@ -62,7 +62,7 @@ class Regression(Method):
                 for n, m in (("net", self.net), ("critic", self.critic))
             },
         )
-        self.limit, self.calls = limit, []
+        self.limit, self.calls, self.numbers = limit, [], []
         self.first = Turn("net", (Part("data", self.loss),), ("net",))
         self.second = Turn("critic", (Part("kept:net", self.critic_loss, "critic"),), ("critic",))
 
@@ -71,6 +71,7 @@ class Regression(Method):
 
     def loss(self, micro) -> Loss:
         self.calls.append(list(micro.batch.utterances))
+        self.numbers.append(micro.number)
         if self.limit == 0:
             raise torch.OutOfMemoryError("too large")
         scores = self.net(micro.batch.tensors["x"])
@@ -123,6 +124,7 @@ def test_too_large_a_micro_batch_is_cut_and_the_step_begun_again(stream):
     small = Regression(limit=4)
     updates = take(small, stream, stream.step(range(2), range(2, 8)), on_split=lambda *a: notes.append(a))
     assert [len(call) for call in small.calls] == [2, 6, 2, 3, 3]
+    assert small.numbers[-3:] == [(0, 0), (0, 1, 0), (0, 1, 1)], "halves draw a dropout of their own"
     assert notes == [(0, 1, [str(row) for row in range(2, 8)])]
     assert float(updates[0].figures["keys"][0]) == sum(range(8))
 
@@ -238,6 +240,15 @@ def test_running_statistics_take_one_move_a_step():
     assert halves.num_batches_tracked == 1
 
 
+def test_a_step_moves_running_statistics_once(stream):
+    method = Regression()
+    norm = method.net[0]
+    take(method, stream, stream.step(range(3), range(3, 8)), [method.first])
+    assert norm.num_batches_tracked == 1
+    # Three and five utterances of their own means, from 0 by a tenth: weighted, as of one batch of eight.
+    torch.testing.assert_close(norm.running_mean, 0.1 * stream.vectors.mean(0))
+
+
 @pytest.mark.parametrize("limit, found", [(8, 8), (5, 4), (3, 2)])
 def test_automatic_micro_batch_is_found_once_and_kept(stream, tmp_path, limit, found, capsys):
     method = Regression(limit)
@@ -254,6 +265,16 @@ def test_automatic_micro_batch_is_found_once_and_kept(stream, tmp_path, limit, f
     assert find_micro_batch(method, {"data": stream}, runner, World(), tmp_path, probe=True) == {
         "data": found
     }
+
+
+@pytest.mark.parametrize("found", ["}", "8", '{"data": "8"}', '{"data": 0}', None])
+def test_a_damaged_micro_batch_is_named(stream, tmp_path, found):
+    text = "[]" if found is None else f'{{"frames_per_micro_batch": {found}}}'
+    (tmp_path / "micro_batch.json").write_text(text)
+    method = Regression()
+    runner = StepRunner(method, {"data": stream}, World(), 3)
+    with pytest.raises(UserError, match="micro_batch.json: expected .*; remove it to try"):
+        find_micro_batch(method, {"data": stream}, runner, World(), tmp_path)
 
 
 def test_automatic_micro_batch_says_when_nothing_fits(stream, tmp_path):
