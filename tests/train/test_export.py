@@ -15,6 +15,7 @@ from espnet_ext.asr.load import load_exported
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.bin import export_model
 from espnet_ext.errors import UserError
+from espnet_ext.train import export as module
 from espnet_ext.train.averaging import average
 from espnet_ext.train.export import export
 
@@ -107,6 +108,44 @@ def test_a_damaged_list_of_epochs_is_named(trained, tmp_path, text):
     with pytest.raises(UserError, match=r"nbest\.json: (cannot be read|is damaged|expected a mapping)"):
         export(tmp_path / "exp", tmp_path / "export", nbest=1)
     assert not (tmp_path / "export").exists()
+
+
+def test_parameters_that_are_not_the_configurations_are_refused(trained, tmp_path):
+    """Names are compared in both directions before anything appears."""
+    exp = tmp_path / "exp"
+    shutil.copytree(trained, exp)
+    best = exp / f"{json.loads((exp / 'nbest.json').read_text())['epochs'][0]}epoch.pth"
+    state = torch.load(best, weights_only=True)
+    bias = state.pop("ctc.ctc_lo.bias")
+    torch.save(state | {"head.bias": bias}, best)
+    with pytest.raises(UserError, match=r"1 missing \(ctc.ctc_lo.bias\); 1 not in the model \(head.bias\)"):
+        export(exp, tmp_path / "export", nbest=1)
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
+def test_an_export_that_computes_something_else_is_refused(trained, tmp_path, monkeypatch, factor):
+    real, calls = module._encode, []
+
+    def encode(*args):
+        calls.append(None)
+        return real(*args) * (factor if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(module, "_encode", encode)
+    with pytest.raises(UserError, match="stock ESPnet computes something else, relative difference"):
+        export(trained, tmp_path / "export", nbest=1)
+    assert len(calls) == 2 and not (tmp_path / "export").exists()
+
+
+def test_the_tokenizer_comes_along(trained, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(trained, exp)
+    (tmp_path / "pieces.model").write_bytes(b"pieces")
+    config = yaml.safe_load((exp / "config.yaml").read_text()) | {"bpemodel": str(tmp_path / "pieces.model")}
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    export(exp, tmp_path / "export", nbest=1)
+    assert (tmp_path / "export" / "bpe.model").read_bytes() == b"pieces"
+    assert yaml.safe_load((tmp_path / "export" / "config.yaml").read_text())["bpemodel"] == "bpe.model"
 
 
 def test_unfinished_training_is_refused(trained, tmp_path):

@@ -3,9 +3,10 @@
 import csv
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from espnet_ext.train.history import History
+from espnet_ext.train.history import History, Means
 
 
 @pytest.mark.parametrize("mode, expected", [("min", [3, 5, 1]), ("max", [1, 5, 3])])
@@ -39,3 +40,12 @@ def test_a_resumed_record_goes_back_to_its_checkpoint(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("valid_loss")] == [(8, 1.0)]
     History(tmp_path, [], False, 2).write()
     assert not (tmp_path / "history.csv").exists()
+
+
+def test_means_are_weighted_and_go_on_from_their_state():
+    means = Means()
+    means.add({"loss": (torch.tensor(6.0), 2), "acc": (0.0, 0.0)})
+    means = Means(means.state())
+    means.add({"loss": (torch.tensor(2.0, requires_grad=True), 6), "norm": (5.0, 1.0)})
+    assert means.means() == {"loss": 1.0, "norm": 5.0}, "a weight of nothing has no mean"
+    assert means.state()["loss"] == [8.0, 8.0]

@@ -168,6 +168,14 @@ def test_a_save_that_failed_is_tried_again_after_a_minute(monkeypatch):
     assert list(due.values()) == [False, False, True]
 
 
+@pytest.fixture
+def better_every_epoch(monkeypatch):
+    """The accuracy of an epoch is its number."""
+    real = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda self: real(self) | {"acc": float(self.progress.epoch)})
+
+
+@pytest.mark.usefixtures("better_every_epoch")
 def test_models_stay_until_the_checkpoint_that_does_without_them(toy_cmd, tmp_path, monkeypatch):
     """Ended in the save of the third epoch: the two checkpoints that there are know epochs 1 and 2."""
     real = checkpoint.save
@@ -178,15 +186,17 @@ def test_models_stay_until_the_checkpoint_that_does_without_them(toy_cmd, tmp_pa
         return real(state, folder)
 
     monkeypatch.setattr(checkpoint, "save", save)
-    monkeypatch.setattr(JointMethod, "validate", lambda self, micro: {"acc": (float(_epoch[0]), 1.0)})
-    _epoch = [0]
-    finish = Trainer._finish_epoch
-    monkeypatch.setattr(
-        Trainer, "_finish_epoch", lambda self: _epoch.__setitem__(0, self.progress.epoch) or finish(self)
-    )
     with pytest.raises(Killed):
         ASRTask.main(cmd=toy_cmd(tmp_path, "--keep_nbest_models", "1"))
     assert {path.name for path in tmp_path.glob("*epoch.pth")} == {f"{n}epoch.pth" for n in (1, 2, 3)}
+
+
+@pytest.mark.usefixtures("better_every_epoch")
+def test_models_stay_for_the_checkpoint_before_also_after_a_resume(toy_cmd, tmp_path):
+    for epochs in ("2", "3"):
+        options = ("--keep_nbest_models", "1", "--max_epoch", epochs, "--resume", "true")
+        assert ASRTask.main(cmd=toy_cmd(tmp_path, *options)) == 0
+    assert {path.name for path in tmp_path.glob("*epoch.pth")} == {"2epoch.pth", "3epoch.pth"}
 
 
 def test_a_training_that_begins_anew_leaves_nothing_of_the_one_before(toy_cmd, tmp_path, monkeypatch):

@@ -31,11 +31,25 @@ def test_average_of_one_ten_hundred(tmp_path):
     assert average(paths[:1])["weight"].tolist() == [1.0, 1.0]
 
 
+def test_average_sums_in_double_precision(tmp_path):
+    """A sum in single precision loses what is small beside 2^24."""
+    paths = []
+    for number, value in enumerate((2.0**24, 1.0, 1.0)):
+        paths.append(tmp_path / f"{number}.pth")
+        torch.save({"weight": torch.tensor([value]), "step": torch.tensor(7 - number)}, paths[-1])
+    mean = average(paths)
+    assert mean["weight"].dtype == torch.float32 and mean["weight"].item() == (2**24 + 2) / 3
+    assert mean["step"].item() == 7, "counters are those of the first"
+
+
 def test_average_refuses_other_names(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "1.pth")
     torch.save({"b": torch.zeros(1)}, tmp_path / "2.pth")
     with pytest.raises(UserError, match=r"2\.pth: differs from .*1\.pth in a, b"):
         average([tmp_path / "1.pth", tmp_path / "2.pth"])
+    torch.save({"a": torch.zeros(1, 1)}, tmp_path / "3.pth")  # which would spread out in a sum
+    with pytest.raises(UserError, match=r"3\.pth: differs from .*1\.pth in a"):
+        average([tmp_path / "1.pth", tmp_path / "3.pth"])
 
 
 def test_init_says_what_is_loaded_and_what_is_fresh(model, tmp_path):

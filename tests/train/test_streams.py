@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from espnet_ext.train.data import SpeechData
+from espnet_ext.train.data import Batch, SpeechData
 from espnet_ext.train.streams import Stream
 
 
@@ -52,3 +52,37 @@ def test_the_end_of_a_pass_begins_the_next(make_stream):
     assert names[0] != names[1] != names[2]
     other, _ = make_stream("unlabelled")
     assert take(other, 3) != passes[0][:3]  # its order is its own
+
+
+def test_denominators_are_of_the_whole_set(make_stream):
+    """Labels with an end each, frames of 160 samples, a part of one counted as one."""
+    stream, _ = make_stream()
+    names = sorted(stream.lengths)[:3]
+    totals = stream.totals(names)
+    assert totals.utterances == 3
+    assert totals.labels == sum(stream.data.labels[name] for name in names) + 3
+    assert totals.frames == sum((stream.data.lengths[name] + 159) // 160 for name in names)
+
+
+def test_masks_are_keyed_by_stream_pass_and_utterance(make_stream):
+    batch = Batch(["utt01", "utt02"], {})
+    labelled, unlabelled = make_stream()[0], make_stream("unlabelled")[0]
+    keys = [stream.augment_keys(batch, n) for stream in (labelled, unlabelled) for n in (1, 2)]
+    assert len({each for pair in keys for each in pair}) == 8
+    assert keys[0] == make_stream()[0].augment_keys(batch, 1)
+
+
+def test_a_loader_that_gives_something_else_is_noticed(make_stream):
+    stream, _ = make_stream()
+    stream._loaded = iter([Batch(["utt01"], {})])
+    with pytest.raises(RuntimeError, match="loader gave .'utt01'.*the plan says"):
+        stream.next()
+
+
+def test_largest_batches_are_the_longest_utterances_and_the_most(make_stream):
+    """What needs most memory within a budget, padding counted."""
+    stream, _ = make_stream()
+    stream.lengths = {"a": 10, "b": 10, "c": 20, "d": 50, "e": 40}
+    assert stream.largest(100) == [("e", "d"), ("a", "b", "c")]
+    assert stream.largest(60) == [("d",), ("a", "b", "c")]
+    assert stream.largest(5) == [("d",)], "one utterance at least"
