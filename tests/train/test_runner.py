@@ -267,6 +267,24 @@ def test_automatic_micro_batch_is_found_once_and_kept(stream, tmp_path, limit, f
     }
 
 
+def test_the_longest_and_the_most_have_to_fit_in_every_process(stream, tmp_path):
+    longest, most, elsewhere = (0, 1), tuple(range(8)), [0.0, 1.0, 1.0]
+    stream.largest = lambda budget: [longest, most[:budget]]
+
+    class Other(World):
+        """Where 1/2 of a step fits here and 1/4 in every process."""
+
+        def minimum(self, value):
+            return min(value, elsewhere.pop(0)) if value else value
+
+    for world, name, found in ((World(), "a", 4), (Other(), "b", 2)):
+        method = Regression(limit=5)
+        runner = StepRunner(method, {"data": stream}, world, 3)
+        (tmp_path / name).mkdir()
+        kept = find_micro_batch(method, {"data": stream}, runner, world, tmp_path / name, probe=True)
+        assert kept == {"data": found}
+
+
 @pytest.mark.parametrize("found", ["}", "8", '{"data": "8"}', '{"data": 0}', None])
 def test_a_damaged_micro_batch_is_named(stream, tmp_path, found):
     text = "[]" if found is None else f'{{"frames_per_micro_batch": {found}}}'
