@@ -51,7 +51,8 @@ def check(
         UserError: another seed, other modules, optimisers or streams, or no checkpoint of a training at all.
     """
     if lacking := [part for part in (*parts, "run") if part not in state]:
-        raise UserError(f"{folder}: no training wrote its checkpoint, it lacks {', '.join(lacking)}; {ADVICE}")
+        lacks = ", ".join(lacking)
+        raise UserError(f"{folder}: no training wrote its checkpoint, it lacks {lacks}; {ADVICE}")
     was = state["run"]
     if was["seed"] != now["seed"]:
         raise UserError(f"{folder}: was trained with seed {was['seed']}, not {now['seed']}; {ADVICE}")

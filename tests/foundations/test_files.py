@@ -35,6 +35,18 @@ def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path, full_dis
     assert str(caught.value.filename) == str(tmp_path / "absent")
 
 
+def test_what_gets_its_name_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: events.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd)
+    )
+    monkeypatch.setattr(os, "replace", lambda *names: events.append("rename") or replace(*names))
+    atomic_write_text(tmp_path / "text", "new")
+    written, renamed, folder = events
+    assert written.endswith("/text") and renamed == "rename" and folder == str(tmp_path)
+
+
 def test_a_target_that_cannot_be_replaced_is_named(tmp_path):
     (tmp_path / "text").mkdir()
     with pytest.raises(IsADirectoryError) as caught:

@@ -206,6 +206,18 @@ def test_nothing_moves_when_something_is_not_finite(stream, poison):
     assert all(torch.equal(*pair) for pair in zip(method.net.parameters(), before, strict=True))
 
 
+def test_a_schedule_goes_by_steps_also_by_skipped_ones(stream):
+    method = Regression()
+    updater = method.updaters["net"]
+    updater.scheduler = torch.optim.lr_scheduler.LambdaLR(updater.optimizer, lambda step: 1.0 / (1 + step))
+    poison = iter([float("inf"), 1.0])
+    turn = Turn("net", (Part("data", lambda micro: Loss(method.loss(micro).loss * next(poison))),), ("net",))
+    for rate in (0.1 / 2, 0.1 / 3):
+        (update,) = take(method, stream, stream.step(range(8)), [turn])
+        assert updater.lr == pytest.approx(rate)
+    assert update.finite
+
+
 def test_clip_groups_are_clipped_each_on_its_own():
     one, two = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     updater = Updater(torch.optim.SGD([one, two], 1.0), None, 1.0, {"one": [one], "two": [two]})

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from espnet_ext.train.method import Updater
 from espnet_ext.train.schedule import WarmupDecay
 
 
@@ -31,3 +32,23 @@ def test_bad_options():
         rates(total_steps=0)
     with pytest.raises(ValueError, match="cosine or linear"):
         rates(total_steps=5, shape="step")
+
+
+def test_a_longer_training_takes_the_rate_of_its_own_schedule():
+    """Resumed after 5 of 10 steps as a training of 20: at once the rate that its sixth step has."""
+
+    def updater(total: int) -> Updater:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        return Updater(optimizer, WarmupDecay(optimizer, warmup_steps=2, total_steps=total))
+
+    def go(each: Updater, steps: int) -> Updater:
+        for _ in range(steps):
+            each.optimizer.step()
+            each.scheduler.step()
+        return each
+
+    resumed = updater(20)
+    resumed.load_state(go(updater(10), 5).state())
+    whole = go(updater(20), 5)
+    assert resumed.lr == whole.lr != go(updater(10), 5).lr
+    assert go(resumed, 4).lr == go(whole, 4).lr
