@@ -62,7 +62,7 @@ class Regression(Method):
                 for n, m in (("net", self.net), ("critic", self.critic))
             },
         )
-        self.limit, self.calls, self.numbers = limit, [], []
+        self.limit, self.calls, self.numbers, self.totals = limit, [], [], []
         self.first = Turn("net", (Part("data", self.loss),), ("net",))
         self.second = Turn("critic", (Part("kept:net", self.critic_loss, "critic"),), ("critic",))
 
@@ -72,6 +72,7 @@ class Regression(Method):
     def loss(self, micro) -> Loss:
         self.calls.append(list(micro.batch.utterances))
         self.numbers.append(micro.number)
+        self.totals.append(micro.totals)
         if self.limit == 0:
             raise torch.OutOfMemoryError("too large")
         scores = self.net(micro.batch.tensors["x"])
@@ -125,6 +126,7 @@ def test_too_large_a_micro_batch_is_cut_and_the_step_begun_again(stream):
     updates = take(small, stream, stream.step(range(2), range(2, 8)), on_split=lambda *a: notes.append(a))
     assert [len(call) for call in small.calls] == [2, 6, 2, 3, 3]
     assert small.numbers[-3:] == [(0, 0), (0, 1, 0), (0, 1, 1)], "halves draw a dropout of their own"
+    assert set(small.totals) == {Totals(8, 0, 8)}, "the denominators stay those of the step"
     assert notes == [(0, 1, [str(row) for row in range(2, 8)])]
     assert float(updates[0].figures["keys"][0]) == sum(range(8))
 
