@@ -31,8 +31,8 @@ def alone(folder: Path, world: World) -> Iterator[None]:
         if world.any(bool(holder))[0]:
             raise UserError(
                 f"{folder}: {holder or 'another training'} is training in this folder; wait for it, end it, "
-                "or use another experiment (--tag, --output_dir). Should there be none (a network file system "
-                f"may keep the lock of a node that broke down), remove {folder / NAME}"
+                "or use another experiment (--tag, --output_dir). Should there be none (a network file "
+                f"system may keep the lock of a node that broke down), remove {folder / NAME}"
             )
         yield
     finally:
