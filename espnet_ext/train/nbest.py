@@ -23,14 +23,27 @@ def read_nbest(folder: Path) -> dict:
     """
     path = folder / "nbest.json"
     found = read_json(path)
-    each = [found, *found.get("criteria", [])] if isinstance(found.get("criteria", []), list) else [{}]
-    epochs = [one.get("epochs") if isinstance(one, dict) else None for one in each]
-    if not all(isinstance(some, list) and some and all(type(e) is int for e in some) for some in epochs):
+    every = found.get("criteria", [])
+    if not isinstance(every, list) or not all(map(_is_ranking, [found, *every])):
         raise UserError(
-            f"{path}: is damaged (expected `epochs`, the best first); run the stage of its training again, "
-            "with --force"
+            f"{path}: is damaged (expected `criterion` and `epochs`, the best first); run the stage of its "
+            "training again, with --force"
         )
     return found
+
+
+def _is_ranking(one) -> bool:
+    if not isinstance(one, dict):
+        return False
+    criterion, epochs = one.get("criterion"), one.get("epochs")
+    named = isinstance(criterion, list) and all(isinstance(word, str) for word in criterion)
+    return (
+        named
+        and len(criterion) == 3
+        and isinstance(epochs, list)
+        and bool(epochs)
+        and all(type(e) is int for e in epochs)
+    )
 
 
 class BestModels:

@@ -22,7 +22,7 @@ def stage1(toy):
     torch.save(Heads(16, {"one": 6}).state_dict(), folder / "head" / "1epoch.pth")
     (folder / "config.yaml").write_text(yaml.safe_dump({n: v for n, v in vars(args).items() if _plain(v)}))
     for place in (folder, folder / "head"):
-        (place / "nbest.json").write_text(json.dumps({"epochs": [1]}))
+        (place / "nbest.json").write_text(json.dumps({"criterion": ["valid", "loss", "min"], "epochs": [1]}))
     (folder / "train_summary.json").write_text("{}")
     return folder, args
 

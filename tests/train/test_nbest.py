@@ -19,9 +19,10 @@ def test_what_it_says(tmp_path, more):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", '{"epochs": [1', "{}", "[1]", '{"epochs": []}', '{"epochs": ["1"]}', '{"epochs": [true]}'),
-        *('{"epochs": [1], "criteria": 3}', '{"epochs": [1], "criteria": [4]}'),
-        '{"epochs": [1], "criteria": [{"epochs": []}]}',
+        *("", '{"epochs": [1', "{}", "[1]", '{"epochs": [1]}'),
+        *(json.dumps(BY_LOSS | {"epochs": each}) for each in ([], ["1"], [True], 1, None)),
+        *(json.dumps(BY_LOSS | {"criterion": each}) for each in ("valid_loss", ["valid", "loss"], [1, 2, 3])),
+        *(json.dumps(BY_LOSS | {"criteria": each}) for each in (3, [4], [{"epochs": [1]}])),
     ],
 )
 def test_damaged_lists_are_named(tmp_path, text):
