@@ -14,11 +14,11 @@ from espnet_ext.distillation.teachers import (
     choose_layer,
     freeze,
     layer_choice,
-    read_json,
     same_lengths,
     too_short,
 )
 from espnet_ext.errors import UserError
+from espnet_ext.files import read_json
 
 #: Model types (`config.json`: model_type) that are understood, and whether padding may stand in a batch:
 #: data2vec's positions are a stack of convolutions, each of which carries padding on to the next.

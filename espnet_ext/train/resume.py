@@ -97,8 +97,12 @@ def check_tensors(folder: Path, saved: Mapping[str, dict], modules: Mapping[str,
 
 def _differences(saved: dict, own: dict) -> list[str]:
     """Names that only one of two state dicts has, or that have another shape, with what is wrong."""
-    return [
-        f"{name} ({'missing' if name not in saved else 'not in the model' if name not in own else 'shape'})"
-        for name in sorted({*saved, *own})
-        if name not in saved or name not in own or saved[name].shape != own[name].shape
-    ]
+    wrong = []
+    for name in sorted({*saved, *own}):
+        if name not in saved:
+            wrong.append(f"{name} (missing)")
+        elif name not in own:
+            wrong.append(f"{name} (not in the model)")
+        elif saved[name].shape != own[name].shape:
+            wrong.append(f"{name} ({tuple(saved[name].shape)} against {tuple(own[name].shape)})")
+    return wrong

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.train.resume import COMPUTATION, check, circumstances
+from espnet_ext.train.resume import COMPUTATION, check, check_tensors, circumstances
 from espnet_ext.train.world import World
 
 PARTS = {"modules": ["model"], "updaters": ["model"], "streams": ["labelled"]}
@@ -53,3 +53,12 @@ def test_other_parts_are_refused(tmp_path, now, what):
     state = PARTS | {"run": now, what: ["model", "head"]}
     with pytest.raises(UserError, match=f"its checkpoint has the {what} head, model, this training "):
         check(tmp_path, state, now, PARTS, print)
+
+
+def test_tensors_that_do_not_fit_are_listed(tmp_path):
+    saved = {"a": torch.zeros(3, 2), "b": torch.zeros(1), "c": torch.zeros(2)}
+    model = torch.nn.ParameterDict({"a": torch.zeros(5, 2), "c": torch.zeros(2), "d": torch.zeros(1)})
+    expected = r"3 tensors .*: a \(\(3, 2\) against \(5, 2\)\), b \(not in the model\), d \(missing\); put"
+    with pytest.raises(UserError, match=expected):
+        check_tensors(tmp_path, {"model": saved}, {"model": model})
+    check_tensors(tmp_path, {"model": model.state_dict()}, {"model": model})
