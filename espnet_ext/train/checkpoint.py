@@ -72,10 +72,16 @@ def load(folder: Path) -> dict | None:
     return None
 
 
-def remove(folder: Path) -> None:
-    """Remove the checkpoints of an experiment that begins anew."""
+def remove(folder: Path) -> bool:
+    """Remove the checkpoints of an experiment that begins anew; a later resume would take them for its own.
+
+    Returns:
+        whether there was one.
+    """
+    there = (folder / NAME).exists() or (folder / PREVIOUS).exists()
     for name in (NAME, PREVIOUS, CHECKSUMS):
         (folder / name).unlink(missing_ok=True)
+    return there
 
 
 def save_tensors(state: dict, path: Path) -> None:

@@ -2,8 +2,12 @@
 
 import atexit
 import contextlib
+import functools
+import os
 import random
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +24,8 @@ from espnet_ext.train.ahead import ahead
 from espnet_ext.train.keys import key
 from espnet_ext.train.sound import Recordings
 
+#: Seconds between two looks of a loader process at whether its training lives.
+_WATCH = 2.0
 #: Iterators whose loader processes may still run.
 _LOADERS: weakref.WeakSet = weakref.WeakSet()
 
@@ -31,10 +37,25 @@ def _end_loaders() -> None:
         iterator._shutdown_workers()
 
 
-def _leave_signals_to_parent(_: int) -> None:
-    """A signal to the process group must not take the loader from the training that is about to save."""
+def _begin_loader(training: int, _: int) -> None:
+    """In a loader process of the training with this number: signals are left to it, and its end is theirs.
+
+    A signal to the process group must not take the loader from the training that is about to save.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(training,), daemon=True).start()
+
+
+def _end_with(training: int) -> None:
+    """End this process once the training is gone.
+
+    torch's own watch does not suffice: a loader in the middle of a message waits for ever, for it is one of
+    the processes that could read it.
+    """
+    while os.getppid() == training:
+        time.sleep(_WATCH)
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -275,7 +296,7 @@ class SpeechData:
             batch_sampler=([(passes, u) for u in utterances] for passes, utterances in order),
             collate_fn=collate,
             num_workers=num_workers,
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=functools.partial(_begin_loader, os.getpid()),
             prefetch_factor=4 if num_workers else None,
             # Loading draws nothing; a generator of its own keeps the loader off the global one.
             generator=torch.Generator().manual_seed(0),

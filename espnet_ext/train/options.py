@@ -26,6 +26,17 @@ valid_shape_file write_collected_feats
 """.split()
 
 
+#: The least that an option may be.
+_LEAST = {
+    "frames_per_step": 1,
+    "max_epoch": 1,
+    "max_skipped_steps": 1,
+    "num_workers": 0,
+    "checkpoint_steps": 0,
+    "checkpoint_minutes": 0,
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this project's options to the parser of an ESPnet task."""
     group = parser.add_argument_group("espnet_ext")
@@ -91,8 +102,9 @@ def check(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     micro = str(args.frames_per_micro_batch)
     if micro != "auto" and not micro.isdigit():
         raise UserError(f"--frames_per_micro_batch {micro}: expected a number of frames, 0 or auto")
-    if args.frames_per_step <= 0 or args.max_epoch < 1:
-        raise UserError("--frames_per_step and --max_epoch must be positive")
+    for name, least in _LEAST.items():
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: expected at least {least}")
     if not args.best_model_criterion:
         raise UserError("--best_model_criterion: expected at least one, for instance `valid acc max`")
     for each in args.best_model_criterion:

@@ -369,8 +369,10 @@ class Trainer:
 
     def _restore(self) -> None:
         state = checkpoint.load(self.folder) if self.options.resume else None
-        if not self.options.resume and self.world.first:
-            checkpoint.remove(self.folder)  # a later --resume would take an older training's for this one's
+        if not self.options.resume and self.world.first and checkpoint.remove(self.folder):
+            self._say(
+                f"{self.folder}: begins anew without --resume true; the checkpoint that was there is gone"
+            )
         rows = []
         if state is not None:
             parts = {

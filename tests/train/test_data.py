@@ -1,7 +1,11 @@
 """Augmentation belongs to the utterance and the pass, whatever process loads it and in whatever order."""
 
+import os
 import random
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -150,3 +154,32 @@ def test_what_ends_a_loader_is_found_behind_what_it_broke():
                 raise RuntimeError("release unlocked lock")
     with pytest.raises(RuntimeError, match="^something else$"), loaders_watched():
         raise RuntimeError("something else")
+
+
+#: Prints the number of its loader process once that is full of batches, then waits to be killed.
+LOADING = """
+import multiprocessing, sys, time
+from espnet_ext.train.data import SpeechData
+
+data = SpeechData(sys.argv[1], sys.argv[2], lambda _, d: {"speech": d["speech"]}, text=False)
+names = tuple(sorted(data.lengths))[:8]
+loaded = data.load(((1, names) for _ in range(50)), 1)
+next(loaded)
+print(multiprocessing.active_children()[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_loader_ends_with_its_training(toy_corpus):
+    """Killed with -9, the training says nothing to its loader, which is in the middle of a large message."""
+    command = [sys.executable, "-c", LOADING, toy_corpus / "dump", toy_corpus / "stats"]
+    training = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    loader = int(training.stdout.readline())
+    time.sleep(2.0)
+    training.kill()
+    training.wait()
+    end = time.monotonic() + 30
+    while os.path.exists(f"/proc/{loader}") and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not os.path.exists(f"/proc/{loader}")

@@ -228,6 +228,12 @@ def test_options_without_effect_are_refused(toy_command, tmp_path):
         ASRTask.main(cmd=toy_command(tmp_path, "--freeze_param", "encodr"))
 
 
+@pytest.mark.parametrize("option", ["num_workers", "checkpoint_steps", "checkpoint_minutes", "max_epoch"])
+def test_options_below_their_least_are_refused(toy_command, tmp_path, option):
+    with pytest.raises(UserError, match=rf"--{option} -1(\.0)?: expected at least [01]$"):
+        ASRTask.main(cmd=toy_command(tmp_path, f"--{option}", "-1"))
+
+
 def test_statistics_are_left_aside_by_other_normalisations(uninterrupted, toy_command, tmp_path):
     extra = ("--max_epoch", "3", "--normalize_conf", "stats_file=nowhere.npz")
     assert ASRTask.main(cmd=toy_command(tmp_path, *extra)) == 0

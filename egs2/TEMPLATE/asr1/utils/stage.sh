@@ -170,7 +170,7 @@ fresh() {
     if [ "${anew}" = true ] && [ -d "$1" ]; then
         old=$(dirname "$1")/.old/$(basename "$1")
         while [ -e "${old}.${n}" ]; do n=$((n + 1)); done
-        say "$1 holds a run with other options or inputs (or --force was given): moved to ${old}.${n}"
+        say "$1 holds a run with other options or inputs (or --force was given): moved to ${old}.${n}; to go on with that one, move it back here and say --resume true"
         mkdir -p "$(dirname "${old}")"
         run mv -- "$1" "${old}.${n}"
     fi
