@@ -42,6 +42,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _name(error: OSError, temporary: Path, target: Path) -> None:
+    """Have an error speak of the target: nobody knows the temporary file, and it vanishes."""
+    for name in (error.filename2, error.filename):  # of two, the second one is written to
+        if isinstance(name, (str, bytes)) and (path := Path(os.fsdecode(name))).is_relative_to(temporary):
+            error.filename = str(target / path.relative_to(temporary))
+            error.filename2 = None
+            return
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``target`` when the block ends well and vanishes when it does not.
@@ -50,8 +59,8 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(target)
     folder = _beside(target)
+    temporary = folder / target.name
     try:
-        temporary = folder / target.name
         yield temporary
         sync(temporary)
         os.replace(temporary, target)
@@ -61,6 +70,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         # replace the target (a folder, for instance) names the temporary file first.
         if error.errno is not None and (error.filename is None or error.filename2 == str(target)):
             error.filename = str(target)
+        _name(error, temporary, target)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,8 +81,8 @@ def atomic_dir(target: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty directory to fill; it replaces ``target`` when the block ends well, else it vanishes."""
     target = Path(target)
     folder = _beside(target)
+    temporary = folder / target.name
     try:
-        temporary = folder / target.name
         temporary.mkdir()
         yield temporary
         for path in temporary.rglob("*"):
@@ -82,6 +92,9 @@ def atomic_dir(target: str | os.PathLike) -> Iterator[Path]:
             os.replace(target, folder / "replaced")
         os.replace(temporary, target)
         sync(target.parent)
+    except OSError as error:
+        _name(error, temporary, target)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -6,7 +6,6 @@ Legend: B sentences, S tokens with <sos/eos> at both ends.
 import argparse
 from pathlib import Path
 
-import torch
 import yaml
 from espnet2.lm.espnet_model import ESPnetLanguageModel
 from espnet2.tasks.lm import LMTask
@@ -18,6 +17,7 @@ from espnet_ext.lm.load import CONFIG_FILE, WEIGHTS_FILE
 from espnet_ext.lm.text_data import TextData
 from espnet_ext.lm.training import fit
 from espnet_ext.train.averaging import average
+from espnet_ext.train.checkpoint import save_tensors
 from espnet_ext.train.method import Figures, Loss, Method, MicroBatch, Part, Position, Turn, Updater
 from espnet_ext.train.signals import StopRequest
 
@@ -90,5 +90,5 @@ def write_export(exp_dir: Path, epochs: list[int], config: dict) -> None:
     (folder / CONFIG_FILE).unlink(missing_ok=True)  # where it stands, the parameters belong to it
     state = average([exp_dir / f"{epoch}epoch.pth" for epoch in epochs])
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        torch.save(state, temporary)
+        save_tensors(state, temporary)
     atomic_write_text(folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -12,6 +12,7 @@ from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.lm_transfer.alignment import SpanTokenizer
 from espnet_ext.lm_transfer.masked_lm import OPTIONS_FILE, WEIGHTS_FILE, MaskedLM, tokens_digest
 from espnet_ext.train.averaging import average
+from espnet_ext.train.checkpoint import save_tensors
 from espnet_ext.train.keys import generator, key
 from espnet_ext.train.method import Figures, Loss, Method, MicroBatch, Part, Position, Turn, Updater
 
@@ -96,6 +97,6 @@ def write_lm(exp_dir: Path, epochs: list[int], tokenizer: SpanTokenizer, model_o
     """
     state = average([exp_dir / f"{epoch}epoch.pth" for epoch in epochs])
     with atomic_path(exp_dir / WEIGHTS_FILE) as temporary:
-        torch.save(state, temporary)
+        save_tensors(state, temporary)
     about = {"model": model_options, "tokens": tokens_digest(tokenizer.tokens), "epochs": sorted(epochs)}
     atomic_write_text(exp_dir / OPTIONS_FILE, yaml.safe_dump(about, sort_keys=False))

@@ -4,7 +4,6 @@
 entered there before its file gets its name, so that at no moment a good file lacks its line.
 """
 
-import errno
 import hashlib
 import os
 from pathlib import Path
@@ -84,17 +83,24 @@ def remove(folder: Path) -> bool:
     return there
 
 
-def save_tensors(state: dict, path: Path) -> None:
-    """`torch.save`, whose failure to write is an OSError as any other file's.
+def save_tensors(state: dict | list, path: Path) -> None:
+    """`torch.save`, whose failure to write is an OSError as any other file's, with the file's name.
 
     Raises:
-        OSError: the disk is full or a quota is reached (torch says no more than that a position is wrong).
+        OSError: the disk is full or a quota is reached, for instance.
     """
     try:
-        torch.save(state, path)
-    except RuntimeError as error:
-        reason = "could not be written whole; is the disk full, or a quota reached?"
-        raise OSError(errno.ENOSPC, reason, str(path)) from error
+        # Of a file that torch opens itself it says no more than that a position is wrong, whatever the cause.
+        with open(path, "wb") as handle:
+            torch.save(state, handle)
+    except (OSError, RuntimeError) as error:
+        # torch closes its archive all the same, and complains of that while the write's error is handled.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
 def _checksum(path: Path) -> str:

@@ -9,8 +9,9 @@ import yaml
 
 from espnet_ext.asr.load import build_stock, check_keys, load_exported, read_config
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_dir
+from espnet_ext.files import atomic_dir, atomic_write_text
 from espnet_ext.train.averaging import average
+from espnet_ext.train.checkpoint import save_tensors
 from espnet_ext.train.exported import facts, ranking
 
 #: What stock ESPnet needs to build the model and its tokenizer; everything else is about training.
@@ -45,6 +46,7 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int, criterion: str 
 
     Raises:
         UserError: the training is not finished, or the export does not compute what the model computes.
+        OSError: the disk is full, for instance; an export that was there is untouched.
     """
     exp_dir, out_dir = Path(exp_dir), Path(out_dir)
     epochs = ranking(exp_dir, criterion)["epochs"][:nbest]
@@ -60,12 +62,12 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int, criterion: str 
         if config.get("bpemodel"):
             shutil.copyfile(config["bpemodel"], folder / "bpe.model")
             config["bpemodel"] = "bpe.model"
-        torch.save(state, folder / "model.pth")
-        (folder / "config.yaml").write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        save_tensors(state, folder / "model.pth")
+        atomic_write_text(
+            folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         )
         about = facts(exp_dir, nbest, criterion) | {"reads": _reads(config)}
-        (folder / "export.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        atomic_write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
         _compare(folder, config, state)
     return epochs
 

@@ -233,7 +233,7 @@ class Trainer:
             return
         path = self.folder / ("bad_batch.pth" if self.world.first else f"bad_batch.{self.world.rank}.pth")
         with atomic_path(path) as temporary:
-            torch.save(
+            checkpoint.save_tensors(
                 [{"utterances": b.utterances, "tensors": b.tensors} for b in update.bad_batches], temporary
             )
         raise UserError(

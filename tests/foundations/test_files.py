@@ -1,6 +1,7 @@
 """A target is whole or absent, and what a killed writer left behind goes with the next one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,19 @@ def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path, full_dis
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "text"):
         (tmp_path / "absent").read_text()
     assert str(caught.value.filename) == str(tmp_path / "absent")
+
+
+def test_a_full_disk_names_the_file_of_the_folder(tmp_path, full_disk):
+    """Not the temporary one: by the time that somebody reads the message it is gone."""
+    (tmp_path / "source").write_bytes(b"x" * 100)
+    for write in (
+        lambda folder: atomic_write_text(folder / "text", "more than five"),
+        lambda folder: shutil.copyfile(tmp_path / "source", folder / "text"),
+    ):
+        with full_disk(5), pytest.raises(OSError) as caught, atomic_dir(tmp_path / "set") as folder:
+            write(folder)
+        assert caught.value.filename == str(tmp_path / "set" / "text")
+    assert names(tmp_path) == ["source"]
 
 
 def test_what_gets_its_name_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import errno
 import os
-import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, capsys, p
         raise Stop
 
     if point == "torch.save":
-        monkeypatch.setattr(torch, "save", lambda _, path: (path.write_bytes(b"half"), stop()))
+        monkeypatch.setattr(torch, "save", lambda _, file: (file.write(b"half"), stop()))
     elif point == "checksum":
         monkeypatch.setattr(checkpoint, "atomic_write_text", stop)
     elif point == "link":
@@ -88,17 +88,21 @@ def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, capsys, p
     assert checkpoint.load(two)["step"] == 3
 
 
-def test_a_disk_that_is_too_small(two):
+@pytest.mark.parametrize("size", [0, 300, 2000, 4200])
+def test_a_disk_that_is_too_small(two, full_disk, size):
     """A real limit of the kernel, as a full disk or a quota gives: an error, and the old ones stay."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="disk full"):
-            checkpoint.save(state(3), two)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(size), pytest.raises(OSError, match="File too large") as caught:
+        checkpoint.save(state(3), two)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(two / NAME)
     assert checkpoint.load(two)["step"] == 2
     assert sorted(path.name for path in two.iterdir()) == sorted([NAME, PREVIOUS, CHECKSUMS])
+
+
+@pytest.mark.parametrize("count", [10, 100_000])
+def test_a_full_disk_is_told_in_the_systems_words(count):
+    """torch's own are that a position is wrong."""
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        checkpoint.save_tensors({"x": torch.zeros(count)}, Path("/dev/full"))
 
 
 def test_saves_that_fail_again_and_again_cost_no_checkpoint(two, monkeypatch):

@@ -137,6 +137,29 @@ def test_an_export_that_computes_something_else_is_refused(trained, tmp_path, mo
     assert len(calls) == 2 and not (tmp_path / "export").exists()
 
 
+@pytest.mark.parametrize(
+    "size, file",
+    [(100, "feats_stats.npz"), (2000, "model.pth"), (40_000, "model.pth"), (None, "config.yaml")],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(trained, tmp_path, full_disk, capsys, size, file):
+    """Wherever it fills up; an export that is there stays."""
+    exp = tmp_path / "exp"
+    shutil.copytree(trained, exp)
+    command = [f"--exp_dir={exp}", f"--out_dir={tmp_path / 'export'}"]
+    if size is None:  # the parameters still fit, a long configuration does not
+        config = yaml.safe_load((exp / "config.yaml").read_text())
+        (exp / "config.yaml").write_text(yaml.safe_dump(config | {"cleaner": "x" * 1_000_000}))
+        size = 900_000
+    for there in (False, True):
+        with full_disk(size):
+            assert export_model.main([*command, "--force=true"]) == 1
+        printed = capsys.readouterr().err
+        where = tmp_path / "export" / file
+        assert printed == f"error: {where}: File too large; make room and run it again\n"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["exp"] + ["export"] * there
+        (tmp_path / "export").mkdir(exist_ok=True)
+
+
 def test_the_tokenizer_comes_along(trained, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(trained, exp)
