@@ -208,6 +208,9 @@ class Driver:
         """What later stages would refuse is refused now, where other work comes before them."""
         force = self.values["force"] == "true"
         work = [stage for stage in selected if force or self.state_of(stage).status().state != DONE]
+        # The first one tells at once itself. By then it has put aside a run with other options, if one is there.
+        if work and not self._replaces(self.state_of(work[0])):
+            work = work[1:]
         Early(work, self.values, self.config_file).check(self._words)
 
     def _check_back_end(self) -> None:
@@ -252,7 +255,8 @@ class Driver:
             else:
                 print(f"\n# {stage}: {stage.does}", flush=True)
             upstream = True
-            code = StageRun(stage.file, self._words(stage), self._environment(resume=False), []).run()
+            environment = self._environment(self._resumes(self.state_of(stage)))
+            code = StageRun(stage.file, self._words(stage), environment, []).run()
             if code:
                 raise UserError(f"{stage}: {stage.file} ended with status {code} in a dry run")
         return 0
@@ -297,10 +301,7 @@ class Driver:
         raise UserError(f"{state.stage} needs {missing[0]}, which does not exist; {hint}")
 
     def _run_stage(self, stage: Stage, state: StageState, descriptors: list[int]) -> int:
-        resume = self.values.get("resume", "auto")
-        if resume == "false" and self._goes_on(state):
-            resume = "auto"
-        go_on = state.can_resume() if resume == "auto" else resume == "true"
+        go_on = self._resumes(state)
         facts = provenance()
         record = state.begin(shlex.join([self.program, *self.arguments]), facts, anew=not go_on)
         environment = {**self._environment(go_on), "anew_mark": str(state.anew)}
@@ -322,6 +323,17 @@ class Driver:
             return 0
         self._explain(stage, code, result, logs)
         return 128 + run.signals[0] if result == INTERRUPTED else code
+
+    def _resumes(self, state: StageState) -> bool:
+        """Whether a training in this stage goes on from what is there."""
+        resume = self.values.get("resume", "auto")
+        if resume == "false" and self._goes_on(state):
+            resume = "auto"
+        return state.can_resume() if resume == "auto" else resume == "true"
+
+    def _replaces(self, state: StageState) -> bool:
+        """Whether a training in this stage puts aside the run that is there."""
+        return state.trains and state.record() is not None and not self._resumes(state)
 
     @staticmethod
     def _goes_on(state: StageState) -> bool:

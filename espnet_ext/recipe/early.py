@@ -36,7 +36,7 @@ def left_stale(stages: Sequence[Stage], selected: Sequence[Stage], state_of: Cal
 
 
 class Early:
-    """Looks ahead at the stages that are to be run, but the first one, which tells at once itself.
+    """Looks ahead at stages that are to be run.
 
     Args:
         work: those stages, in order.
@@ -45,7 +45,7 @@ class Early:
     """
 
     def __init__(self, work: Sequence[Stage], values: dict[str, str], config_file: Callable[[str], str]):
-        self.work, self.values, self.config_file = work[1:], values, config_file
+        self.work, self.values, self.config_file = work, values, config_file
 
     def check(self, words: Callable[[Stage], list[str]]) -> None:
         """Ways to decode, then the options of trainings.

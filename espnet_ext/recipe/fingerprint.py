@@ -2,8 +2,11 @@
 
 import glob
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+
+import yaml
 
 from espnet_ext.recipe.expand import expand_each
 
@@ -28,6 +31,15 @@ def fingerprint(path: Path) -> str:
         return f"sha256:{digest(path.read_bytes())}"
     except FileNotFoundError:
         return "missing"
+
+
+def fingerprint_of_yaml(path: Path) -> str:
+    """``yaml:...`` of what a YAML file says, not of its comments; where it says nothing its `fingerprint`."""
+    try:
+        said = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return fingerprint(path)
+    return f"yaml:{digest(json.dumps(said, default=str).encode())}"
 
 
 def paths_of(templates: tuple[str, ...], values: Mapping[str, str], lists: set[str]) -> dict[str, bool]:

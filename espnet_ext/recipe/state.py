@@ -17,7 +17,7 @@ from espnet_ext.errors import RUN_AGAIN
 from espnet_ext.files import atomic_write_text
 from espnet_ext.processes import start_of
 from espnet_ext.recipe.expand import expand
-from espnet_ext.recipe.fingerprint import digest, fingerprint, paths_of
+from espnet_ext.recipe.fingerprint import digest, fingerprint, fingerprint_of_yaml, paths_of
 from espnet_ext.recipe.options import Options
 from espnet_ext.recipe.stages import Stage
 
@@ -79,8 +79,11 @@ class StageState:
         return {
             "options": self.counted,
             "script": digest(self.stage.code().encode()),
-            "inputs": {path: fingerprint(Path(path)) for path in self.inputs},
+            "inputs": {path: self._fingerprint(path) for path in self.inputs},
         }
+
+    def _fingerprint(self, path: str) -> str:
+        return (fingerprint_of_yaml if path in self.configs else fingerprint)(Path(path))
 
     def changes(self, record: Mapping) -> str:
         """How options, script and inputs differ from those of a record, in words; empty if they do not."""
@@ -111,7 +114,7 @@ class StageState:
         return [
             path
             for path in self.inputs
-            if path in before and fingerprint(Path(path)) not in (before[path], "missing")
+            if path in before and self._fingerprint(path) not in (before[path], "missing")
         ]
 
     def missing_outputs(self) -> list[str]:
@@ -122,8 +125,21 @@ class StageState:
         """Inputs that must be there and are not."""
         return [path for path, optional in self.inputs.items() if not optional and not os.path.exists(path)]
 
+    @property
+    def trains(self) -> bool:
+        """Whether it has a training: one that goes on from what is there or puts it aside (`fresh`)."""
+        return bool(re.search(r"^\s*fresh ", self.stage.code(), re.M))
+
     def status(self) -> Status:
         """Done, stale, failed, to do, running, interrupted or preempted."""
+        found = self._status()
+        if not self.trains or found.state not in (FAILED, INTERRUPTED, PREEMPTED):
+            return found
+        changes = self.changes(self.record() or {})
+        more = f"; changed since, so that --resume auto begins anew: {changes}" if changes else ""
+        return Status(found.state, found.why + more)
+
+    def _status(self) -> Status:
         record = self.record()
         if record is None:
             return Status(TODO)
@@ -193,7 +209,7 @@ class StageState:
             "outputs": list(self.outputs),
             "all_options": dict(self.values),
         }
-        if anew and re.search(r"^\s*fresh ", self.stage.code(), re.M):
+        if anew and self.trains:
             atomic_write_text(self.anew, "")  # first: killed between the two, it is not taken for older files
         self._write(record)
         return record

@@ -75,6 +75,21 @@ def test_a_run_that_ended_before_its_training_began(training, end):
     assert (training.folder / "dump/model/words").read_text() == "its own"
 
 
+def test_who_would_put_a_run_aside_is_told_before(training):
+    (training.folder / "later").write_text("exit 75")
+    training(code=75)
+    put(training.folder, "of the first run")
+    moved = "# dump/model holds a run that would be moved to dump/.old first"
+    (training.template / "conf/a.yaml").write_text("# why\na: 1  # a comment is no other option\n")
+    assert "changed" not in training.why("two") and moved not in training("--dry_run")
+    (training.folder / "conf/a.yaml").write_text("a: 3\n")
+    assert "; changed since, so that --resume auto begins anew: conf/a.yaml changed" in training.why("two")
+    assert moved in training("--dry_run") and moved not in training("--dry_run", "--resume", "true")
+    (training.folder / "later").write_text("")
+    assert "moved to" not in training("--resume", "true")
+    assert (training.folder / "dump/model/words").read_text() == "of the first run"
+
+
 @pytest.mark.parametrize("option", [["--force"], ["--resume", "false"]])
 def test_anew_is_said_to_the_first_run_of_a_job(training, option):
     """A submitted job is run again with the same words: each run would begin from scratch."""

@@ -1,5 +1,6 @@
 """The template itself: its stage files, its options, its skeleton for new corpora."""
 
+import json
 import re
 import shlex
 import shutil
@@ -230,6 +231,22 @@ def test_options_of_a_training_are_tried_before_other_stages_run(corpus, monkeyp
     # Where the training is what comes first, it says so itself.
     assert main(["--template", str(corpus.template), *wrong, "--stage", "finetune"]) == 1
     assert "stage 8 finetune needs " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resume", ["auto", "true"])
+def test_options_of_a_training_are_tried_before_a_run_of_it_is_put_aside(
+    corpus, monkeypatch, capsys, resume
+):
+    """A slip on the command line of a restart must not move what has been trained so far."""
+    monkeypatch.chdir(corpus.folder)
+    record = corpus.folder / "exp/.stages/06_pretrain@pretrain_seed1.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"state": "preempted", "end": "then", "options": {"seed": "1"}}))
+    words = ["--stage", "pretrain", "--stop_stage", "pretrain", "--resume", resume]
+    assert main(["--template", str(corpus.template), *words, "--pretrain_args", "--max_epochh 1"]) == 1
+    message = capsys.readouterr().err
+    tried = "stage 6 pretrain would refuse its options: unrecognized arguments: --max_epochh" in message
+    assert tried == (resume == "auto"), message
 
 
 def test_all_trainings_are_tried_in_one_process(corpus, monkeypatch, capsys):

@@ -166,7 +166,12 @@ fresh() {
     local n=1 old anew=true
     if [ "${resume}" = true ]; then anew=false; fi
     resume=true
-    if [ "${dry_run}" = true ]; then return 0; fi
+    if [ "${dry_run}" = true ]; then
+        if [ "${anew}" = true ] && [ -d "$1" ]; then
+            say "# $1 holds a run that would be moved to $(dirname "$1")/.old first (--resume true: it would go on)"
+        fi
+        return 0
+    fi
     if [ "${anew}" = true ] && [ -d "$1" ]; then
         old=$(dirname "$1")/.old/$(basename "$1")
         while [ -e "${old}.${n}" ]; do n=$((n + 1)); done
