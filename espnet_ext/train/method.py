@@ -3,6 +3,7 @@
 Legend: B batch.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -131,8 +132,12 @@ class Updater:
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
         }
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict) -> list[str]:
         """Go on from what `state` returned.
+
+        Returns:
+            Options that were others then, in words. Those of the optimiser stay what they were; the rate is
+            that of the schedule's options of now, where it is a function of the step.
 
         Raises:
             ValueError: it is that of another kind of optimiser, or of other parameters.
@@ -140,9 +145,11 @@ class Updater:
         was, now = state.get("kind"), type(self.optimizer).__name__  # earlier versions did not say it
         if was not in (None, now):
             raise ValueError(f"{was} cannot go on as {now}")
+        told = self._not_taken(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is None or state["scheduler"] is None:
-            return
+            return told
+        rate = self.lr
         self.scheduler.load_state_dict(state["scheduler"])
         if isinstance(self.scheduler, torch.optim.lr_scheduler.LambdaLR):
             # With a longer `max_epoch` the rate of the same step is another one: take it anew.
@@ -151,6 +158,27 @@ class Updater:
             )
             for group, peak, factor in parts:
                 group["lr"] = peak * factor(self.scheduler.last_epoch)
+        if self.lr != rate:
+            told.append(f"its learning rate goes on at {self.lr:.4g} and was {rate:.4g}: another schedule")
+        return told
+
+    def _not_taken(self, state: dict) -> list[str]:
+        """Options of optimiser and schedule that differ from those of `state`, which stay."""
+        pairs = []
+        for own, saved in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=False):
+            # A schedule sets `lr`; `initial_lr` is then what the options say.
+            varying = {"params", "lr"} if "initial_lr" in own else {"params"}
+            pairs += [(name, saved[name], own[name]) for name in own if name in saved and name not in varying]
+        if self.scheduler is not None and state["scheduler"] is not None:
+            options = inspect.signature(type(self.scheduler)).parameters
+            own, saved = self.scheduler.state_dict(), state["scheduler"]
+            pairs += [(name, saved[name], own[name]) for name in options if name in own and name in saved]
+        words = [
+            f"{name.removeprefix('initial_')} stays {was} and is not {now}"
+            for name, was, now in pairs
+            if name != "last_epoch" and was != now
+        ]
+        return list(dict.fromkeys(words))
 
 
 @dataclass(frozen=True)

@@ -384,9 +384,12 @@ class Trainer:
             resume.check_tensors(self.folder, state["modules"], self.method.modules)
             for name, module in self.method.modules.items():
                 module.load_state_dict(state["modules"][name])
+            told = []
             for name, updater in self.method.updaters.items():
                 try:
-                    updater.load_state(state["updaters"][name])
+                    told += [
+                        f"optimiser of {name}: {what}" for what in updater.load_state(state["updaters"][name])
+                    ]
                 except ValueError as error:
                     raise UserError(
                         f"{self.folder}: optimiser of {name}: {error}; put back the options it was trained "
@@ -404,6 +407,8 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             rows = state["history"]
             self._say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
+            for what in told:
+                self._say(f"note: {what}")
         # The sums so far are everybody's; one process goes on with them.
         self.means = Means(self.progress.means if self.world.first else {})
         self.history = History(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from espnet2.schedulers.warmup_lr import WarmupLR
 
 from espnet_ext.train.method import Updater
 from espnet_ext.train.schedule import WarmupDecay
@@ -48,7 +49,28 @@ def test_a_longer_training_takes_the_rate_of_its_own_schedule():
         return each
 
     resumed = updater(20)
-    resumed.load_state(go(updater(10), 5).state())
+    told = resumed.load_state(go(updater(10), 5).state())
+    assert told == ["its learning rate goes on at 1.867 and was 1.389: another schedule"]
+    assert updater(10).load_state(go(updater(10), 5).state()) == []
     whole = go(updater(20), 5)
     assert resumed.lr == whole.lr != go(updater(10), 5).lr
     assert go(resumed, 4).lr == go(whole, 4).lr
+
+
+def test_options_of_the_optimiser_that_a_resumed_training_does_not_take_are_told():
+    def updater(warmup: int, **options) -> Updater:
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **options)
+        return Updater(optimizer, WarmupLR(optimizer, warmup_steps=warmup) if warmup else None)
+
+    one = updater(4, lr=2.0, weight_decay=0.1)
+    for _ in range(3):
+        one.optimizer.step()
+        one.scheduler.step()
+    other = updater(5, lr=1.0)
+    assert other.load_state(one.state()) == [
+        "weight_decay stays 0.1 and is not 0.01",
+        "lr stays 2.0 and is not 1.0",
+        "warmup_steps stays 4 and is not 5",
+    ]
+    assert updater(4, lr=2.0, weight_decay=0.1).load_state(one.state()) == []
+    assert updater(0, lr=3.0).load_state(updater(0, lr=4.0).state()) == ["lr stays 4.0 and is not 3.0"]
