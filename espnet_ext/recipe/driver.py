@@ -208,7 +208,7 @@ class Driver:
         """What later stages would refuse is refused now, where other work comes before them."""
         force = self.values["force"] == "true"
         work = [stage for stage in selected if force or self.state_of(stage).status().state != DONE]
-        # The first one tells at once itself. By then it has put aside a run with other options, if one is there.
+        # The first one tells at once itself. By then it has put aside a run with other options, if any.
         if work and not self._replaces(self.state_of(work[0])):
             work = work[1:]
         Early(work, self.values, self.config_file).check(self._words)
