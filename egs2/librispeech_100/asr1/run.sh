@@ -2,7 +2,7 @@
 # LibriSpeech, 100 hours: ./run.sh --data_dir FOLDER uses a copy that you have, ./run.sh alone downloads one (7.7 GB).
 #
 # As it stands, for a GPU (--ngpu 1): the E-Branchformer of the template's conf/pretrain.yaml. No result of it yet.
-# With --small, for two CPU cores and a few hours of speech: conf/small/, in about 20 minutes. It starts faster from
+# With --small, for two CPU cores and a few hours of speech: conf/small/, in half an hour. It starts faster from
 # the encoder of synth's model: --init_param ../../synth/asr1/exp/pretrain_seed1/export/model.pth:encoder:encoder
 # After these anything asr.sh knows: --list, --help, --status, --stage 3, ...
 set -euo pipefail
