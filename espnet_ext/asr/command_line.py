@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
+from espnet_ext.asr.load import read_config
 from espnet_ext.errors import UserError
 
 
@@ -14,14 +15,25 @@ def parse_command(parser: argparse.ArgumentParser, cmd: list[str] | None) -> arg
     """Parse the command line and the YAML that ``--config`` names.
 
     Raises:
-        UserError: an option with a wrong value, or one that does not exist (one that is alike is named).
+        UserError: an option with a wrong value, or one that does not exist (one that is alike is named);
+            a YAML that is none, or has a key twice.
     """
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}{_alike(message, parser)}")
 
     parser.error = refuse
+    path = config_of(cmd)
+    if path is not None:
+        read_config(path)  # ESPnet's parser reads it again, and would not say what is wrong with it
     return parser.parse_args(cmd)
+
+
+def config_of(cmd: list[str] | None) -> str | None:
+    """The YAML that a command line names with `--config`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return parser.parse_known_args(cmd)[0].config
 
 
 def _alike(message: str, parser: argparse.ArgumentParser) -> str:

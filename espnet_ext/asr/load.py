@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 import torch
-import yaml
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask as ESPnetTransducerTask
 
@@ -14,19 +13,16 @@ from espnet_ext.asr.transducer import adopt as adopt_transducer
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.init_param import load_state
+from espnet_ext.yamls import parse_yaml
 
 
 def read_config(path: str | Path) -> dict:
     """Read a model's YAML configuration.
 
     Raises:
-        UserError: no such file, or not a YAML mapping.
+        UserError: no such file, or not a YAML mapping with every key once.
     """
-    text = "\n".join(line for _, line in read_lines(path))
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    config = parse_yaml("\n".join(line for _, line in read_lines(path)), path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a mapping of options, found {type(config).__name__}")
     return config

@@ -90,13 +90,12 @@ class ASRTask(ESPnetASRTask):
 
     @classmethod
     def _main(cls, args: argparse.Namespace | None, cmd: list[str] | None, stop: StopRequest) -> int:
-        parser = cls.get_parser()
-        args = args or parse_command(parser, cmd)
+        args = args or parse_command(cls.get_parser(), cmd)
         if args.print_config:
             cls.print_config()
             return 0
         cls.check_required_command_args(args)
-        cls._check(args, parser)
+        cls._check(args)
         return cls.train(args, stop)
 
     @classmethod
@@ -112,9 +111,8 @@ class ASRTask(ESPnetASRTask):
         Raises:
             UserError: as `main` would raise it.
         """
-        parser = cls.get_parser()
-        args = parse_command(parser, cmd)
-        cls._check(args, parser)
+        args = parse_command(cls.get_parser(), cmd)
+        cls._check(args)
         cls.check_options(args, True, files)
         cls._try_model(args)
 
@@ -144,8 +142,10 @@ class ASRTask(ESPnetASRTask):
         """For a method's task: what it refuses in its own options; ``early`` it opens no other file."""
 
     @classmethod
-    def _check(cls, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-        train_options.check(args, parser.parse_args(["--output_dir", "-", "--token_list", "-"]))
+    def _check(cls, args: argparse.Namespace) -> None:
+        # Of a parser of its own: that of the command line has taken the YAML's values for its defaults.
+        defaults = cls.get_parser().parse_args(["--output_dir", "-", "--token_list", "-"])
+        train_options.check(args, defaults)
 
     @classmethod
     def train(cls, args: argparse.Namespace, stop: StopRequest | None = None) -> int:
@@ -203,7 +203,7 @@ class ASRTask(ESPnetASRTask):
             checkpoint_minutes=args.checkpoint_minutes,
             checkpoint_steps=args.checkpoint_steps,
             max_skipped_steps=args.max_skipped_steps,
-            log_interval=args.log_interval or 50,
+            log_interval=50 if args.log_interval is None else args.log_interval,
             num_workers=args.num_workers,
             use_tensorboard=args.use_tensorboard,
             resume=args.resume,
@@ -336,10 +336,7 @@ def _seconds_per_unit(args: argparse.Namespace) -> float | None:
 
 
 def _single(value: int | list[int]) -> int:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if len(values) != 1:
-        raise UserError(f"--keep_nbest_models: expected one number, got {value}")
-    return int(values[0])
+    return value[0] if isinstance(value, (list, tuple)) else value
 
 
 def dump_config(config: dict) -> str:

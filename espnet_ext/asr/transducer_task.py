@@ -4,7 +4,7 @@ import argparse
 
 from espnet2.tasks.asr_transducer import ASRTransducerTask as ESPnetTransducerTask
 
-from espnet_ext.asr.command_line import options_of_modules
+from espnet_ext.asr.command_line import config_of, options_of_modules
 from espnet_ext.asr.load import read_config
 from espnet_ext.asr.statistics import check_statistics
 from espnet_ext.asr.task import ASRTask
@@ -19,9 +19,7 @@ from espnet_ext.train.streams import Stream
 
 def describes_transducer(cmd: list[str] | None) -> bool:
     """Whether the YAML of a command line's `--config` is a transducer's: it alone has a joint network."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    path = parser.parse_known_args(cmd)[0].config
+    path = config_of(cmd)
     return path is not None and "joint_network_conf" in read_config(path)
 
 

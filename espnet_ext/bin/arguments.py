@@ -49,7 +49,7 @@ def add_lm_training(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, default=0.001, help="peak of the learning rate")
     add("--warmup_steps", type=int, default=200)
     add("--weight_decay", type=float, default=0.01)
-    add("--grad_clip", type=float, default=5.0)
+    add("--grad_clip", type=float, default=5.0, help="largest norm of a gradient; 0 clips nothing")
     add("--nbest", type=int, default=3, help="best epochs that are averaged")
     add("--seed", type=int, default=1)
     add("--ngpu", type=int, choices=[0, 1], default=0)

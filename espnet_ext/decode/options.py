@@ -6,10 +6,9 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 
-import yaml
-
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
+from espnet_ext.yamls import parse_yaml
 
 #: Search methods, and the options each of them reads beside ``batch_seconds``.
 METHODS = {
@@ -113,10 +112,7 @@ def read_grid(path: str | os.PathLike) -> tuple[list[str], list[DecodeOptions]]:
 
 
 def _read_mapping(path: str | os.PathLike) -> dict:
-    try:
-        given = yaml.safe_load("\n".join(line for _, line in read_lines(path)))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    given = parse_yaml("\n".join(line for _, line in read_lines(path)), path)
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise UserError(f"{path}: expected `option: value` lines, found {type(given).__name__}")

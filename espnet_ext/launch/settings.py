@@ -13,6 +13,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.launch.cluster import Cluster, Partition
 from espnet_ext.launch.kaldi_conf import KaldiConf
 from espnet_ext.launch.request import Request
+from espnet_ext.yamls import parse_yaml
 
 KINDS = ("cpu", "train", "decode")
 #: Fields of conf/slurm.yaml with their defaults; `cpu`, `train` and `decode` may give other values.
@@ -215,10 +216,7 @@ def load_settings(template: Path | None) -> Settings:
     file = own if own.exists() or template is None else template / own
     if not file.exists():
         return Settings({}, "conf/slurm.yaml")
-    try:
-        fields = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not YAML: {error}") from None
+    fields = parse_yaml(file.read_text(encoding="utf-8"), file, _Loader) or {}
     if not isinstance(fields, Mapping):
         raise UserError(f"{file}: expected `field: value` lines")
     return Settings(fields, str(file))

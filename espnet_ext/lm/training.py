@@ -16,32 +16,59 @@ from espnet_ext.train.alone import alone
 from espnet_ext.train.keys import seed_torch
 from espnet_ext.train.method import Method, Updater
 from espnet_ext.train.nbest import read_nbest
+from espnet_ext.train.options import check_grad_clip, check_number
 from espnet_ext.train.schedule import WarmupDecay
 from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.trainer import Trainer, TrainerOptions
+from espnet_ext.yamls import parse_yaml
+
+#: The least that a number may be, if not 0.
+_LEAST = dict.fromkeys("max_epoch tokens_per_step nbest log_interval size heads blocks".split(), 1)
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Command line over the YAML of `--config` over the defaults.
 
     Raises:
-        UserError: an unreadable YAML, or an option in it that there is not.
+        UserError: an unreadable YAML, an option in it that there is not, or a value that makes no sense.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
     if path:
-        try:
-            options = yaml.safe_load("\n".join(line for _, line in read_lines(path))) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not YAML: {error}") from None
+        options = parse_yaml("\n".join(line for _, line in read_lines(path)), path) or {}
         known = {action.dest for action in parser._actions}
         unknown = sorted(set(options) - known) if isinstance(options, dict) else ["no mapping"]
         if unknown:
             raise UserError(f"{path}: unknown options {', '.join(unknown)}; see {parser.prog} --help")
         parser.set_defaults(**options)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for action in parser._actions:
+        if action.dest not in vars(args):  # --help
+            continue
+        value = getattr(args, action.dest)
+        try:
+            _check(action, args)
+        except UserError as error:
+            where = f"{path}: " if path and options.get(action.dest) is value else ""
+            raise UserError(f"{where}{error}") from None
+    return args
+
+
+def _check(action: argparse.Action, args: argparse.Namespace) -> None:
+    """Refuse values that make no sense; argparse lets through what stands in a YAML."""
+    name, value = action.dest, getattr(args, action.dest)
+    if name == "grad_clip":
+        check_grad_clip(value)
+    elif action.choices is not None:
+        if isinstance(value, bool):  # in a YAML, `true` is no text
+            value = str(value).lower()
+            setattr(args, name, value)
+        if value not in action.choices:
+            raise UserError(f"--{name} {value}: expected {' or '.join(map(str, action.choices))}")
+    elif action.type in (int, float):
+        check_number(name, value, action.type, _LEAST.get(name, 0))
 
 
 class Fitted(NamedTuple):

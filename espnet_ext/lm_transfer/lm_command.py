@@ -22,6 +22,8 @@ def train_lm(args: argparse.Namespace, stop: StopRequest) -> int:
     """
     if args.size % args.heads or args.size % 2:
         raise UserError(f"--size {args.size}: expected an even multiple of --heads {args.heads}")
+    if not args.dropout_rate < 1:
+        raise UserError(f"--dropout_rate {args.dropout_rate}: expected a part from 0 to below 1")
     if not 0 < args.mask_rate < 1:
         raise UserError(f"--mask_rate {args.mask_rate}: expected a part between 0 and 1")
     tokenizer = SpanTokenizer(args.token_list, args.token_type, args.bpemodel)

@@ -13,6 +13,7 @@ from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
 from espnet_ext.train.export import INFERENCE_KEYS
+from espnet_ext.train.options import check_grad_clip
 
 #: What a peer may have otherwise than the others: its model, where it starts, how it is updated.
 MODEL_OPTIONS = (
@@ -167,12 +168,14 @@ def _checked(option: str, value, where: str):
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
             raise UserError(f"{where}: {option} {value}: expected a text or a list of texts")
         return names
+    if option == "grad_clip":
+        check_grad_clip(value, f"{where}: ")
+        return value
     right, what = {
         "seed": (_is_int(value), "a whole number"),
         "frozen": (isinstance(value, bool), "true or false"),
         "ignore_init_mismatch": (isinstance(value, bool), "true or false"),
         "model_dir": (isinstance(value, str) and value, "the folder of an exported model"),
-        "grad_clip": (isinstance(value, (int, float)) and not isinstance(value, bool), "a number"),
     }.get(option, (isinstance(value, dict), "a mapping"))
     if not right:
         raise UserError(f"{where}: {option} {value}: expected {what}")

@@ -31,6 +31,7 @@ from espnet_ext.train.method import Method
 from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.world import World
+from espnet_ext.yamls import parse_yaml
 
 
 class MutualLearningTask(ASRTask):
@@ -162,7 +163,7 @@ def count_compute(path: Path) -> None:
 def _yaml(text: str):
     """`--peers` as a value; what is not YAML is the user's error, with the place in the text."""
     try:
-        return yaml.safe_load(text)
+        yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at character {mark.index + 1}" if mark else ""
@@ -171,6 +172,7 @@ def _yaml(text: str):
             f"--peers {text!r}: not YAML: {what}{place}; expected a number, or a list with a mapping for "
             "each peer, as '[{}, {seed: 5}]'"
         ) from None
+    return parse_yaml(text, f"--peers {text!r}")
 
 
 def _fill(args: argparse.Namespace, model: ASRModel) -> None:

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import yaml
-
 from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import UserError
 from espnet_ext.processes import cores
 from espnet_ext.recipe.expand import expand
+from espnet_ext.yamls import parse_yaml
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 _TRUTH = {"true": "true", "yes": "true", "1": "true", "false": "false", "no": "false", "0": "false"}
 #: Types with the words `--help` shows for their values.
@@ -257,16 +255,13 @@ def read_yaml(file: Path) -> dict:
     """Read a YAML mapping; an empty file is an empty one.
 
     Raises:
-        UserError: unreadable, not YAML (with the line), not a mapping.
+        UserError: unreadable, not YAML or a key twice (with the line), not a mapping.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader) or {}
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{file}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    content = parse_yaml(text, file) or {}
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected `name: value` lines, found {type(content).__name__}")
     return content

@@ -26,15 +26,60 @@ valid_shape_file write_collected_feats
 """.split()
 
 
-#: The least that an option may be.
-_LEAST = {
-    "frames_per_step": 1,
-    "max_epoch": 1,
-    "max_skipped_steps": 1,
-    "num_workers": 0,
-    "checkpoint_steps": 0,
-    "checkpoint_minutes": 0,
+#: Denominators of the losses.
+LOSS_NORMS = ("utterance", "token")
+#: Whether an utterance is computed as if it stood alone.
+PADDINGS = ("exact", "espnet")
+#: Numbers: whole or not, and the least that they may be.
+_NUMBERS = {
+    "frames_per_step": (int, 1),
+    "max_epoch": (int, 1),
+    "max_skipped_steps": (int, 1),
+    "keep_nbest_models": (int, 1),
+    "log_interval": (int, 1),
+    "num_workers": (int, 0),
+    "ngpu": (int, 0),
+    "seed": (int, 0),
+    "checkpoint_steps": (int, 0),
+    "checkpoint_minutes": (float, 0),
 }
+#: Of options whose value argparse checks only where it stands on the command line.
+_CHOICES = {"precision": PRECISIONS, "loss_norm": LOSS_NORMS, "padding": PADDINGS}
+
+
+def check_number(name: str, value, kind: type, least: float) -> None:
+    """Refuse a value that is no number, or below its least.
+
+    Args:
+        name: of the option.
+        value: from the command line or a YAML.
+        kind: int for a whole number, or float.
+        least: that it may be.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+        raise UserError(f"--{name} {value}: expected {'a whole' if kind is int else 'a'} number")
+    if not value >= least:  # nor is nan
+        raise UserError(f"--{name} {value}: expected at least {least}")
+
+
+def check_grad_clip(value, where: str = "--") -> None:
+    """Refuse a largest gradient norm that is none.
+
+    Args:
+        value: 0 clips nothing, and so does -1, as in ESPnet's configurations.
+        where: before the option's name.
+
+    Raises:
+        UserError: naming the option.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (value >= 0 or value == -1):
+        raise UserError(
+            f"{where}grad_clip {value}: expected a number of at least 0, or -1 (0 and -1 clip nothing)"
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,11 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--padding",
-        choices=["exact", "espnet"],
+        choices=PADDINGS,
         default="exact",
         help="exact: batches do not change an utterance",
     )
-    add("--loss_norm", choices=["utterance", "token"], default="utterance", help="denominator of the losses")
+    add("--loss_norm", choices=LOSS_NORMS, default="utterance", help="denominator of the losses")
     add("--checkpoint_minutes", type=float, default=10.0, help="save within an epoch every so many minutes")
     add("--checkpoint_steps", type=int, default=0, help="and every so many steps (0: by the clock alone)")
     add(
@@ -81,13 +126,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _listed(value):
+    """A YAML has lists where the parser's defaults have tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def check(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     """Refuse options that would have no effect, and values out of range.
+
+    A YAML's values are as they stand there: argparse checks those of the command line alone.
 
     Raises:
         UserError: naming each of them.
     """
-    idle = [n for n in NOT_READ if hasattr(defaults, n) and getattr(args, n) != getattr(defaults, n)]
+    idle = [
+        n
+        for n in NOT_READ
+        if hasattr(defaults, n) and _listed(getattr(args, n)) != _listed(getattr(defaults, n))
+    ]
     if idle:
         raise UserError(
             f"options of ESPnet that this training does not read: {', '.join('--' + n for n in idle)}"
@@ -100,16 +156,30 @@ def check(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     if missing:
         raise UserError(f"missing options: {', '.join('--' + name for name in missing)}")
     micro = str(args.frames_per_micro_batch)
-    if micro != "auto" and not micro.isdigit():
+    if micro != "auto" and not (micro.isascii() and micro.isdigit()):
         raise UserError(f"--frames_per_micro_batch {micro}: expected a number of frames, 0 or auto")
-    for name, least in _LEAST.items():
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: expected at least {least}")
-    if not args.best_model_criterion:
+    for name, (kind, least) in _NUMBERS.items():
+        value = getattr(args, name)
+        if name == "keep_nbest_models" and isinstance(value, (list, tuple)):
+            if len(value) != 1:
+                raise UserError(f"--{name}: expected one number, got {value}")
+            value = value[0]
+        if name != "log_interval" or value is not None:
+            check_number(name, value, kind, least)
+    check_grad_clip(args.grad_clip)
+    for name, choices in _CHOICES.items():
+        if getattr(args, name) not in choices:
+            raise UserError(f"--{name} {getattr(args, name)}: expected {' or '.join(choices)}")
+    for name in ("init_param", "freeze_param"):
+        value = getattr(args, name)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise UserError(f"--{name} {value}: expected a list of texts (in YAML: `{name}: [a, b]`)")
+    if not isinstance(args.best_model_criterion, (list, tuple)) or not args.best_model_criterion:
         raise UserError("--best_model_criterion: expected at least one, for instance `valid acc max`")
     for each in args.best_model_criterion:
-        if len(each) != 3 or each[0] not in ("train", "valid") or each[2] not in ("min", "max"):
+        words = each if isinstance(each, (list, tuple)) else [each]
+        if len(words) != 3 or words[0] not in ("train", "valid") or words[2] not in ("min", "max"):
             raise UserError(
-                f"--best_model_criterion {' '.join(map(str, each))}: expected train or valid, a figure, "
+                f"--best_model_criterion {' '.join(map(str, words))}: expected train or valid, a figure, "
                 "min or max"
             )

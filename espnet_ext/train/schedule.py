@@ -34,6 +34,9 @@ class WarmupDecay(LambdaLR):
             raise ValueError(f"warmupdecay needs total_steps > 0, got {total_steps}")
         if shape not in ("cosine", "linear"):
             raise ValueError(f"shape: expected cosine or linear, got {shape!r}")
+        for name, value in (("warmup_steps", warmup_steps), ("final", final)):
+            if not value >= 0:
+                raise ValueError(f"{name}: expected a number of at least 0, got {value}")
         warmup_steps = min(warmup_steps, total_steps - 1)
 
         def factor(step: int) -> float:

@@ -34,6 +34,25 @@ def test_an_unknown_option_of_a_configuration_is_one_line(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seed: 3\nmax_epoch: 1\nseed: 30\n", "a.yaml:3: seed stands twice in one mapping, first in line 1"),
+        ("optim_conf:\n  lr: 1\n  lr: 2\n", "a.yaml:3: lr stands twice in one mapping, first in line 2; "),
+        ("max_epoch: [\n", "a.yaml:2: not YAML: "),
+        ("- max_epoch\n", "a.yaml: expected a mapping of options, found list"),
+        ("", "a.yaml: expected a mapping of options, found NoneType"),
+    ],
+)
+@pytest.mark.parametrize("task", ["asr", "gan"])
+def test_a_configuration_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, task, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(text)
+    assert main(["--task", task, "--config", "a.yaml", *TAIL]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {message}") and printed.count("\n") == 1, printed
+
+
+@pytest.mark.parametrize(
     "config, message",
     [
         (

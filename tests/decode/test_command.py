@@ -250,6 +250,7 @@ def test_other_errors_are_not_taken_for_full_memory(decode, monkeypatch):
         ({"method": "ctc_greedy", "beam_size": 3}, "ctc_greedy does not read `beam_size`"),
         ("- a\n", "expected `option: value` lines, found list"),
         ("a: [\n", "not YAML"),
+        ("beam_size: 2\nbeam_size: 5\n", "beam_size stands twice in one mapping"),
     ],
 )
 def test_bad_options_are_named(decode, tmp_path, options, message):

@@ -89,6 +89,7 @@ def test_fields_and_kinds(plan):
         ("train: {nodes: few}", "nodes: expected a number or auto, found 'few'"),
         ("- a", "expected `field: value` lines"),
         ("a: [", "not YAML"),
+        ("mem: 1G\nmem: 2G", r"slurm\.yaml:2: mem stands twice in one mapping, first in line 1"),
         ("partition: gpus", "partition gpus: this cluster has debug, gpu"),
     ],
 )

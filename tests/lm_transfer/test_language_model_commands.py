@@ -79,5 +79,39 @@ def test_unknown_options_of_the_language_model(train_lm, tmp_path, capsys):
     (tmp_path / "lm.yaml").write_text("sizes: 3\n")
     assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
     assert "unknown options sizes" in capsys.readouterr().err
+    (tmp_path / "lm.yaml").write_text("lr: 0.1\nmax_epoch: 3\nlr: 0.2\n")
+    assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
+    assert "lm.yaml:3: lr stands twice in one mapping, first in line 1" in capsys.readouterr().err
     assert train_lm("--size=15") == 1
     assert "--size 15: expected an even multiple of --heads 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("log_interval: 0", "--log_interval 0: expected at least 1"),
+        ("max_epoch: 1.5", "--max_epoch 1.5: expected a whole number"),
+        ("lr: -0.1", "--lr -0.1: expected at least 0"),
+        ("grad_clip: -2", "--grad_clip -2: expected a number of at least 0, or -1"),
+        ("dropout_rate: 1", "--dropout_rate 1: expected a part from 0 to below 1"),
+        ("resume: maybe", "--resume maybe: expected true or false"),
+    ],
+)
+def test_values_that_make_no_sense(train_lm, tmp_path, capsys, text, message):
+    """Told with the file, if they stand in one."""
+    (tmp_path / "lm.yaml").write_text(text)
+    assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
+    where = "" if "dropout_rate" in text else f"{tmp_path / 'lm.yaml'}: "
+    assert capsys.readouterr().err.startswith(f"error: {where}{message}")
+    assert train_lm("--heads=0") == 1
+    assert capsys.readouterr().err == "error: --heads 0: expected at least 1\n"
+
+
+def test_true_in_a_yaml_is_a_boolean(train_lm, tmp_path):
+    """`resume: true` was none of the words, and began anew."""
+    assert train_lm("--max_epoch=1") == 0
+    (tmp_path / "lm_exp" / "train_summary.json").unlink()
+    (tmp_path / "lm.yaml").write_text("resume: true\nmax_epoch: 2\n")
+    before = history(tmp_path / "lm_exp")
+    assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 0
+    assert history(tmp_path / "lm_exp")[0] == before[0]

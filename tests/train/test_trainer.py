@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.errors import UserError
@@ -228,10 +229,67 @@ def test_options_without_effect_are_refused(toy_command, tmp_path):
         ASRTask.main(cmd=toy_command(tmp_path, "--freeze_param", "encodr"))
 
 
-@pytest.mark.parametrize("option", ["num_workers", "checkpoint_steps", "checkpoint_minutes", "max_epoch"])
+NUMBERS = "num_workers checkpoint_steps checkpoint_minutes max_epoch log_interval".split()
+NUMBERS += ["keep_nbest_models", "ngpu", "seed"]
+
+
+@pytest.mark.parametrize("option", NUMBERS)
 def test_options_below_their_least_are_refused(toy_command, tmp_path, option):
     with pytest.raises(UserError, match=rf"--{option} -1(\.0)?: expected at least [01]$"):
         ASRTask.main(cmd=toy_command(tmp_path, f"--{option}", "-1"))
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("log_interval", "0", "--log_interval 0: expected at least 1$"),
+        ("keep_nbest_models", "0", "--keep_nbest_models 0: expected at least 1$"),
+        ("checkpoint_minutes", "nan", "--checkpoint_minutes nan: expected at least 0$"),
+        ("grad_clip", "-3", "--grad_clip -3.0: expected a number of at least 0, or -1"),
+        ("grad_clip", "nan", "--grad_clip nan: expected a number of at least 0, or -1"),
+        ("scheduler_conf", "warmup_steps=-1", "warmupdecay: warmup_steps: expected .* at least 0, got -1"),
+        ("scheduler_conf", "final=-0.1", "warmupdecay: final: expected a number of at least 0, got -0.1"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(toy_command, tmp_path, option, value, message):
+    with pytest.raises(UserError, match=message):
+        ASRTask.main(cmd=toy_command(tmp_path, f"--{option}", value, "--dry_run", "true"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("max_epoch: 3.5", "--max_epoch 3.5: expected a whole number$"),
+        ("max_epoch: true", "--max_epoch True: expected a whole number$"),
+        ("seed: null", "--seed None: expected a whole number$"),
+        ("grad_clip: [5]", r"--grad_clip \[5\]: expected a number"),
+        ("keep_nbest_models: []", r"--keep_nbest_models: expected one number, got \[\]"),
+        ("frames_per_micro_batch: ²", "--frames_per_micro_batch ²: expected a number of frames, 0 or auto"),
+        ("precision: fp8", "--precision fp8: expected fp32 or bf16"),
+        ("loss_norm: word", "--loss_norm word: expected utterance or token"),
+        ("init_param: a.pth", "--init_param a.pth: expected a list of texts"),
+        ("best_model_criterion: [3]", "--best_model_criterion 3: expected train or valid"),
+        ("batch_bins: 7", "does not read: --batch_bins$"),
+    ],
+)
+def test_what_argparse_lets_through_in_a_yaml_is_refused(toy_corpus, toy_command, tmp_path, text, message):
+    """It checks the command line alone."""
+    config = yaml.safe_load((toy_corpus / "train.yaml").read_text()) | yaml.safe_load(text)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    command = toy_command(tmp_path / "exp", "--dry_run", "true")
+    with pytest.raises(UserError, match=message):
+        ASRTask.main(cmd=["--config", str(tmp_path / "a.yaml"), *command[2:]])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf"])
+def test_without_clipping(toy_command, tmp_path, monkeypatch, value):
+    """-1 as in ESPnet's configurations; given to torch it would turn the gradient round."""
+    limits, real = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda group, limit: limits.append(limit) or real(group, limit)
+    )
+    assert ASRTask.main(cmd=toy_command(tmp_path, "--grad_clip", value, "--max_epoch", "1")) == 0
+    assert set(limits) == {float("inf")}
 
 
 def test_statistics_are_left_aside_by_other_normalisations(uninterrupted, toy_command, tmp_path):

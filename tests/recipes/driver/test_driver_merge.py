@@ -25,4 +25,7 @@ def test_merge(tmp_path, capsys):
     (tmp_path / "b.yaml").write_text("- a list\n")
     assert main(["--out", f"{tmp_path}/d.yaml", f"{tmp_path}/a.yaml", f"{tmp_path}/b.yaml"]) == 1
     assert "b.yaml: expected `name: value` lines, found list" in capsys.readouterr().err
+    (tmp_path / "b.yaml").write_text("optim_conf:\n  lr: 1\n\n  lr: 2\n")
+    assert main(["--out", f"{tmp_path}/d.yaml", f"{tmp_path}/a.yaml", f"{tmp_path}/b.yaml"]) == 1
+    assert "b.yaml:4: lr stands twice in one mapping, first in line 2" in capsys.readouterr().err
     assert not (tmp_path / "d.yaml").exists()

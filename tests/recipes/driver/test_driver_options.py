@@ -152,6 +152,9 @@ def test_a_corpus_adds_options(recipe):
     assert "option text is defined already" in recipe("--list", code=1)
     (recipe.folder / "conf/options.yaml").write_text("corpus:\n  title: [\n")
     assert "conf/options.yaml:3: not YAML" in recipe("--list", code=1)
+    (recipe.folder / "conf/options.yaml").write_text("defaults: {text: a}\ndefaults: {text: b}\n")
+    twice = "conf/options.yaml:2: defaults stands twice in one mapping, first in line 1"
+    assert twice in recipe("--list", code=1)
 
 
 def test_stage_files_are_checked(recipe):
