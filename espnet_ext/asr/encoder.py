@@ -38,14 +38,10 @@ class _ExactSubsampling:
         """
         x = x.unsqueeze(1).to(memory_format=torch.channels_last)  # channels_last: 1.5 times faster on CPU
         lengths = x_mask.sum(dim=2).squeeze(1)  # (B,)
-        for module in self.conv:
-            if isinstance(module, torch.nn.ReLU):
-                x = torch.relu_(x)
-            else:
-                x = subsample(module, x)
-                lengths = (
-                    torch.div(lengths - module.kernel_size[0], module.stride[0], rounding_mode="floor") + 1
-                )
+        convs = self.conv[::2]  # each before its ReLU
+        x = subsample(convs, x)
+        for conv in convs:
+            lengths = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
         # Some of ESPnet's variants hold the positions apart, the others behind the projection.
         project, positions = (self.out, self.pos_enc) if hasattr(self, "pos_enc") else self.out
         x = positions(_project(project, x))

@@ -10,7 +10,7 @@ from espnet_ext.train.streams import Stream
 from espnet_ext.train.world import World
 
 #: One more with each change after which a step rounds or draws otherwise than before.
-COMPUTATION = 3
+COMPUTATION = 4
 #: What to do with an experiment that this training cannot go on with.
 ADVICE = "use another experiment (--tag) or remove the folder"
 

@@ -22,55 +22,98 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, wanted: list[torch.
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def rectified(convs: list, x: torch.Tensor) -> torch.Tensor:
+    for conv in convs:
+        x = torch.relu(conv(x))
+    return x
+
+
+def two(kernel=3, stride=2, channels=4) -> list:
+    return [torch.nn.Conv2d(channels, 6, kernel, stride), torch.nn.Conv2d(6, 5, 3, 1)]
+
+
+def image(channels: int = 4, dtype=torch.double, grad: bool = True) -> torch.Tensor:
+    x = torch.randn(BATCH, channels, 17, 13, dtype=dtype).to(memory_format=torch.channels_last)
+    return x.requires_grad_(grad)
+
+
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (3, 1), (5, 3), ((3, 2), (1, 2))])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("pieces", ["one", "many"])
-def test_subsampling(monkeypatch, kernel, stride, bias, pieces):
-    """Values and gradients are `Conv2d`'s, also where patches are laid out in several pieces."""
+def test_subsampling(monkeypatch, kernel, stride, channels, pieces):
+    """Values and gradients are those of `Conv2d` and `ReLU`, also where patches are laid out in pieces."""
     if pieces == "many":
         monkeypatch.setattr(convolutions, "_PATCHES", 1)
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(4, 6, kernel, stride, bias=bias).double()
-    x = torch.randn(BATCH, 4, 13, 9, dtype=torch.double).to(memory_format=torch.channels_last)
-    x.requires_grad_()
-    expected, found = conv(x), subsample(conv, x)
-    assert found.grad_fn.name().startswith("_Subsample")
-    assert_same(found, expected, [x, *conv.parameters()])
+    convs = [conv.double() for conv in two(kernel, stride, channels)]
+    x = image(channels)
+    expected, found = rectified(convs, x), subsample(convs, x)
+    assert found.grad_fn.name().startswith("_Subsample") and 0 < (found == 0).sum() < found.numel()
+    assert_same(found, expected, [x, *convs[0].parameters(), *convs[1].parameters()])
+
+
+def test_subsampling_keeps_what_is_not_a_number():
+    """A step is skipped for it, with the utterance's name; zeros would be trained on."""
+    x = image(dtype=torch.float32, grad=False)
+    x[1, 2, 5, 5] = float("nan")
+    found = subsample(two(), x)
+    assert found[1].isnan().any() and found[[0, 2]].isfinite().all()
 
 
 def test_subsampling_gradient_by_finite_differences():
-    conv = torch.nn.Conv2d(2, 3, 3, 2).double()
-    x = torch.randn(2, 2, 7, 5, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, *_: subsample(conv, x), (x, conv.weight, conv.bias))
+    torch.manual_seed(0)
+    convs = [torch.nn.Conv2d(2, 3, 3, 2).double(), torch.nn.Conv2d(3, 2, 2, 1).double()]
+    x = torch.randn(2, 2, 7, 7, dtype=torch.double, requires_grad=True)
+    parameters = [*convs[0].parameters(), *convs[1].parameters()]
+    assert torch.autograd.gradcheck(lambda x, *_: subsample(convs, x), (x, *parameters))
 
 
 def test_subsampling_of_another_form_is_torchs():
-    x = torch.randn(BATCH, 4, 13, 9, requires_grad=True)
-    for options in ({"padding": 1}, {"dilation": 2}, {"groups": 2}):
+    x = image(dtype=torch.float32)
+    for options in ({"padding": 1}, {"dilation": 2}, {"groups": 2}, {"bias": False}):
         conv = torch.nn.Conv2d(4, 6, 3, 2, **options)
-        assert torch.equal(subsample(conv, x), conv(x))
+        found = subsample([conv], x)
+        assert torch.equal(found, rectified([conv], x)) and "_Subsample" not in found.grad_fn.name()
 
 
-def test_subsampling_frozen_passes_the_gradient_on():
-    """Parameters that are not trained cost and get nothing; what lies before them gets its gradient."""
-    conv = torch.nn.Conv2d(4, 6, 3, 2).requires_grad_(False)
-    x = torch.randn(BATCH, 4, 13, 9, requires_grad=True)
-    subsample(conv, x).square().sum().backward()
-    expected = x.grad.clone()
-    x.grad = None
-    conv(x).square().sum().backward()
-    torch.testing.assert_close(x.grad, expected)
-    assert conv.weight.grad is None and conv.bias.grad is None
+@pytest.mark.parametrize("trained", [[], [0], [1], ["x"], ["x", 1]])
+def test_subsampling_gives_gradient_to_what_is_trained_alone(trained):
+    """Parameters that are frozen cost and get nothing; what lies before them gets its gradient."""
+    torch.manual_seed(0)
+    convs, x = [conv.double() for conv in two()], image(grad="x" in trained)
+    for number, conv in enumerate(convs):
+        conv.requires_grad_(number in trained)
+    everything = [x, *convs[0].parameters(), *convs[1].parameters()]
+    wanted = [tensor for tensor in everything if tensor.requires_grad]
+    found = subsample(convs, x)
+    assert found.requires_grad == bool(wanted)
+    if wanted:
+        found.square().sum().backward()
+        ours = [tensor.grad for tensor in everything]
+        assert [grad is not None for grad in ours] == [tensor.requires_grad for tensor in everything]
+        theirs = torch.autograd.grad(rectified(convs, x).square().sum(), wanted)
+        for own, other in zip([grad for grad in ours if grad is not None], theirs, strict=True):
+            torch.testing.assert_close(own, other)
+
+
+def test_subsampling_leaves_what_it_was_given_alone():
+    """Neither its input nor the gradient that comes to it is written to."""
+    torch.manual_seed(0)
+    convs, x = two(), image(dtype=torch.float32)
+    before, y = x.detach().clone(), subsample(convs, x)
+    gradient = torch.randn(y.shape).to(memory_format=torch.channels_last)
+    given = gradient.clone()
+    y.backward(gradient)
+    assert torch.equal(gradient, given) and torch.equal(x.detach(), before)
 
 
 def test_subsampling_in_bf16_is_torchs():
     """Autocast's casts are not repeated in a gradient of one's own."""
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(4, 6, 3, 2)
-    x = torch.randn(BATCH, 4, 13, 9, requires_grad=True)
-    wanted = [x, *conv.parameters()]
+    convs, x = two(), image(dtype=torch.float32)
+    wanted = [x, *convs[0].parameters(), *convs[1].parameters()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, expected = subsample(conv, x), conv(x)
+        found, expected = subsample(convs, x), rectified(convs, x)
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
     for ours, theirs in zip(
         torch.autograd.grad(found.float().square().sum(), wanted),
