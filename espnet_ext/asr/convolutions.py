@@ -15,7 +15,7 @@ _PATCHES = 2**20
 
 
 def subsample(convs: Sequence[torch.nn.Conv2d], x: torch.Tensor) -> torch.Tensor:
-    """Strided convolutions without padding, each rectified: (B, C, T, F) with channels last → (B, D, T', F')."""
+    """Strided convolutions without padding, each rectified: (B, C, T, F), channels last → (B, D, T', F')."""
     plain = all(
         conv.groups == 1 and conv.dilation == (1, 1) and conv.padding == (0, 0) and conv.bias is not None
         for conv in convs
