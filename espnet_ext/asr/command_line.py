@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from espnet_ext.asr.load import read_config
 from espnet_ext.errors import UserError
 
 
@@ -19,14 +18,26 @@ def parse_command(parser: argparse.ArgumentParser, cmd: list[str] | None) -> arg
             a YAML that is none, or has a key twice.
     """
 
+    be_strict(parser)
+    path = config_of(cmd)
+    if path is not None:
+        from espnet_ext.asr.load import read_config  # with ESPnet's tasks, which not every training needs
+
+        read_config(path)  # ESPnet's parser reads it again, and would not say what is wrong with it
+    return parser.parse_args(cmd)
+
+
+def be_strict(parser: argparse.ArgumentParser) -> None:
+    """Have a parser raise a UserError where it would print all options and exit, and know no abbreviations.
+
+    A beginning of an option's name is more often a slip of the pen than meant, and which option it is may
+    change with the next one that is added.
+    """
+
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}{_alike(message, parser)}")
 
-    parser.error = refuse
-    path = config_of(cmd)
-    if path is not None:
-        read_config(path)  # ESPnet's parser reads it again, and would not say what is wrong with it
-    return parser.parse_args(cmd)
+    parser.error, parser.allow_abbrev = refuse, False
 
 
 def config_of(cmd: list[str] | None) -> str | None:
@@ -41,7 +52,9 @@ def _alike(message: str, parser: argparse.ArgumentParser) -> str:
     unknown = re.match(r"unrecognized arguments: (--)?([^\s=]+)", message)
     if not unknown:
         return ""
-    close = difflib.get_close_matches(unknown[2], [action.dest for action in parser._actions], 1)
+    known = [action.dest for action in parser._actions]
+    close = [name for name in known if name.startswith(unknown[2])]
+    close = close or difflib.get_close_matches(unknown[2], known, 1)
     return f"; did you mean {unknown[1] or ''}{close[0]}?" if close else ""
 
 

@@ -24,6 +24,7 @@ from espnet_ext.train import (
     world,
 )
 from espnet_ext.train.alone import alone
+from espnet_ext.train.construct import construct
 from espnet_ext.train.data import SpeechData
 from espnet_ext.train.init_param import init_param
 from espnet_ext.train.keys import seed_torch
@@ -285,13 +286,19 @@ class ASRTask(ESPnetASRTask):
         for what in ("optim", "scheduler"):
             conf = option[f"{what}_conf"]
             if option[what] is not None and not isinstance(conf, dict):  # in YAML, an empty block is null
-                raise UserError(f"{what}{suffix}_conf: expected options as `name: value`, got {conf!r}")
-        optimizer = _make(optim_classes, "optim", suffix, option, trained)
+                raise UserError(f"--{what}{suffix}_conf: expected options as `name: value`, got {conf!r}")
+        optimizer = construct(optim_classes, f"optim{suffix}", option["optim"], option["optim_conf"], trained)
         scheduler = None
         if option["scheduler"] is not None:
             if option["scheduler"] == "warmupdecay":
                 option["scheduler_conf"] = {"total_steps": total_updates} | option["scheduler_conf"]
-            scheduler = _make(scheduler_classes, "scheduler", suffix, option, optimizer)
+            scheduler = construct(
+                scheduler_classes,
+                f"scheduler{suffix}",
+                option["scheduler"],
+                option["scheduler_conf"],
+                optimizer,
+            )
         if groups is not None:
             groups = {name: [p for p in group if p.requires_grad] for name, group in groups.items()}
         return Updater(optimizer, scheduler, args.grad_clip, groups)
@@ -306,23 +313,6 @@ class ASRTask(ESPnetASRTask):
                 raise UserError(f"--freeze_param {prefix}: no parameter has that name")
             for parameter in frozen:
                 parameter.requires_grad_(False)
-
-
-def _make(classes: dict, what: str, suffix: str, option: dict, first):
-    """An optimiser or a schedule of the name and the options given.
-
-    Raises:
-        UserError: no such one, an option that it does not have, or a value that it refuses.
-    """
-    conf = option[f"{what}_conf"]
-    if option[what] not in classes:  # a YAML's values are not checked
-        raise UserError(f"{what}{suffix}: {option[what]}: expected one of {', '.join(classes)}")
-    try:
-        return classes[option[what]](first, **conf)
-    except (TypeError, ValueError) as error:
-        texts = [f"{n} {v!r}" for n, v in conf.items() if isinstance(v, str) and v[:1].isdigit()]
-        hint = f"; YAML takes {', '.join(texts)} for a text: write 1.0e-4, not 1e-4" if texts else ""
-        raise UserError(f"{what}{suffix}_conf: {option[what]}: {error}{hint}") from None
 
 
 def _frame_shift(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import yaml
 
+from espnet_ext.asr.command_line import be_strict, config_of
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text, read_lines
 from espnet_ext.lm.text_data import TextData
@@ -31,11 +32,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     """Command line over the YAML of `--config` over the defaults.
 
     Raises:
-        UserError: an unreadable YAML, an option in it that there is not, or a value that makes no sense.
+        UserError: an unreadable YAML, an option that there is not, or a value that makes no sense.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    path = first.parse_known_args(argv)[0].config
+    be_strict(parser)
+    path = config_of(argv)
     if path:
         options = parse_yaml("\n".join(line for _, line in read_lines(path)), path) or {}
         known = {action.dest for action in parser._actions}

@@ -15,6 +15,8 @@ TAIL = ("--output_dir", "out", "--token_list", "tokens.txt")
     "words, message",
     [
         (["--max_epohc", "1"], "unrecognized arguments: --max_epohc 1; did you mean --max_epoch?"),
+        (["--max_epoc", "1"], "unrecognized arguments: --max_epoc 1; did you mean --max_epoch?"),
+        (["--max_sk=1"], "unrecognized arguments: --max_sk=1; did you mean --max_skipped_steps?"),
         (["--lambda_d", "3"], "unrecognized arguments: --lambda_d 3"),
         (["--max_epoch", "ten"], "argument --max_epoch: invalid int value: 'ten'"),
     ],

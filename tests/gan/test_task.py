@@ -335,10 +335,10 @@ def test_sections_that_are_no_mappings(toy_corpus, command, tmp_path):
 @pytest.mark.parametrize(
     "option, value, text",
     [
-        ("optim2_conf", "learning_rate=1", "optim2_conf: adam: .*unexpected keyword .*'learning_rate'"),
+        ("optim2_conf", "learning_rate=1", "optim2_conf: adam: has no option learning_rate; adam takes lr, "),
         ("optim2_conf", "lr=-1", "optim2_conf: adam: Invalid learning rate: -1"),
         ("optim_conf", "lr=1e-4", "optim_conf: adam: .*YAML takes lr '1e-4' for a text: write 1.0e-4"),
-        ("scheduler2_conf", "warm=3", "scheduler2_conf: warmuplr: .*unexpected keyword argument 'warm'"),
+        ("scheduler2_conf", "warm=3", "scheduler2_conf: warmuplr: has no option warm; warmuplr takes "),
     ],
 )
 def test_optimisers_options(command, tmp_path, option, value, text):

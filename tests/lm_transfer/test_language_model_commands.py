@@ -79,6 +79,9 @@ def test_unknown_options_of_the_language_model(train_lm, tmp_path, capsys):
     (tmp_path / "lm.yaml").write_text("sizes: 3\n")
     assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
     assert "unknown options sizes" in capsys.readouterr().err
+    assert train_lm("--max_epo=3") == 1
+    wrong = "error: unrecognized arguments: --max_epo=3; did you mean --max_epoch?\n"
+    assert capsys.readouterr().err == wrong
     (tmp_path / "lm.yaml").write_text("lr: 0.1\nmax_epoch: 3\nlr: 0.2\n")
     assert train_lm(f"--config={tmp_path / 'lm.yaml'}") == 1
     assert "lm.yaml:3: lr stands twice in one mapping, first in line 1" in capsys.readouterr().err
