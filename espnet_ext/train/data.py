@@ -1,14 +1,6 @@
 """From a dumped data directory to batches of tensors."""
 
-import atexit
-import contextlib
-import functools
-import os
 import random
-import signal
-import threading
-import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,66 +12,9 @@ from espnet2.train.dataset import ESPnetDataset
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import read_lines
-from espnet_ext.train.ahead import ahead
 from espnet_ext.train.keys import key
+from espnet_ext.train.loaders import load_ahead
 from espnet_ext.train.sound import Recordings
-
-#: Seconds between two looks of a loader process at whether its training lives.
-_WATCH = 2.0
-#: Iterators whose loader processes may still run.
-_LOADERS: weakref.WeakSet = weakref.WeakSet()
-
-
-@atexit.register
-def _end_loaders() -> None:
-    """End loaders that an error left behind: they ignore SIGTERM, so Python would wait for them for ever."""
-    for iterator in list(_LOADERS):
-        iterator._shutdown_workers()
-
-
-def _begin_loader(training: int, _: int) -> None:
-    """In a loader process of the training with this number: signals are left to it, and its end is theirs.
-
-    A signal to the process group must not take the loader from the training that is about to save.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(training,), daemon=True).start()
-
-
-def _end_with(training: int) -> None:
-    """End this process once the training is gone.
-
-    torch's own watch does not suffice: a loader in the middle of a message waits for ever, for it is one of
-    the processes that could read it.
-    """
-    while os.getppid() == training:
-        time.sleep(_WATCH)
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def loaders_watched() -> Iterator[None]:
-    """Inside, a loader process that something else ends is an error of the machine, not of the code.
-
-    torch raises it in the main thread, wherever that is.
-
-    Raises:
-        UserError: naming the process and how it ended.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        first: BaseException | None = error  # torch's own may have come in the middle of a lock's work
-        while first is not None and not str(first).startswith("DataLoader worker"):
-            first = first.__context__
-        if first is None:
-            raise
-        raise UserError(
-            f"{str(first).splitlines()[0].rstrip('. ')}: a loader process was ended from outside, as by the "
-            "kernel when memory is full; run the same command again with --resume true, with fewer "
-            "--num_workers or more memory"
-        ) from None
 
 
 @dataclass
@@ -182,31 +117,6 @@ class _Readable(torch.utils.data.Dataset):
             ) from None
 
 
-@dataclass
-class _Compact:
-    """Collates in a loader process; tensors of up to ``largest`` bytes travel as arrays inside the message.
-
-    Others travel as files in shared memory: making one, opening it and giving it back costs both processes
-    more than it spares them, unless what opens it copies it to a GPU.
-    """
-
-    collate: Callable
-    largest: float
-
-    def __call__(self, items: list) -> tuple[list[str], dict[str, torch.Tensor | np.ndarray]]:
-        utterances, tensors = self.collate(items)
-        return utterances, {n: t.numpy() if t.nbytes <= self.largest else t for n, t in tensors.items()}
-
-
-def _tensors(items: Iterator) -> Iterator:
-    """What `_Compact` made arrays of, as tensors again."""
-    for utterances, values in items:
-        yield (
-            utterances,
-            {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in values.items()},
-        )
-
-
 def _reason(error: Exception) -> str:
     """One line about an error, even one whose text cannot be made (soundfile's, out of its own library)."""
     try:
@@ -233,15 +143,8 @@ class SpeechData:
         if not self.lengths:
             raise UserError(f"{stats_dir}/speech_shape: holds no utterance; is {data_dir} empty?")
         raw = (data_dir / "wav.scp").exists()
-        speech = (
-            (str(data_dir / "wav.scp"), "speech", "sound")
-            if raw
-            else (
-                str(data_dir / "feats.scp"),
-                "speech",
-                "kaldi_ark",
-            )
-        )
+        file, kind = ("wav.scp", "sound") if raw else ("feats.scp", "kaldi_ark")
+        speech = (str(data_dir / file), "speech", kind)
         sources = [speech] + ([(str(data_dir / "text"), "text", "text")] if text else [])
         self.preprocess = KeyedPreprocess(preprocess, seed, self.lengths)
         try:
@@ -289,37 +192,8 @@ class SpeechData:
             num_workers: loader processes; 0 loads in this one. They change no result.
             device: where the tensors go.
         """
+        batches = ([(passes, u) for u in utterances] for passes, utterances in order)
         pinned = str(device).startswith("cuda")
-        collate = _Compact(self.collate, 2**16 if pinned else float("inf")) if num_workers else self.collate
-        loader = torch.utils.data.DataLoader(
-            self.dataset,
-            batch_sampler=([(passes, u) for u in utterances] for passes, utterances in order),
-            collate_fn=collate,
-            num_workers=num_workers,
-            worker_init_fn=functools.partial(_begin_loader, os.getpid()),
-            prefetch_factor=4 if num_workers else None,
-            # Loading draws nothing; a generator of its own keeps the loader off the global one.
-            generator=torch.Generator().manual_seed(0),
-            pin_memory=pinned,
-        )
-        for utterances, tensors in self._plainly(loader):
+        for utterances, tensors in load_ahead(self.dataset, batches, self.collate, num_workers, pinned):
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
             yield Batch(list(utterances), moved)
-
-    @staticmethod
-    def _plainly(loader: Iterable) -> Iterator:
-        """Without the traceback that torch puts around a message out of a loader process."""
-        iterator = iter(loader)
-        parallel = hasattr(iterator, "_shutdown_workers")  # what torch calls when the iterator is collected
-        if parallel:
-            _LOADERS.add(iterator)
-        try:
-            yield from ahead(_tensors(iterator)) if parallel else iterator
-        except UserError as error:
-            message = str(error).strip().splitlines()[-1]
-            raise UserError(message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
-        finally:
-            if parallel:
-                # One that was killed is told when its batches are missed; here nobody wants any more of them.
-                with contextlib.suppress(RuntimeError):
-                    iterator._shutdown_workers()

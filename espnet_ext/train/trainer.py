@@ -14,8 +14,9 @@ from espnet_ext.files import atomic_path, atomic_write_text
 from espnet_ext.progress import progress as progress_bar
 from espnet_ext.train import checkpoint, resume
 from espnet_ext.train.batches import plan_sorted
-from espnet_ext.train.data import SpeechData, loaders_watched
+from espnet_ext.train.data import SpeechData
 from espnet_ext.train.history import History, Means
+from espnet_ext.train.loaders import loaders_watched
 from espnet_ext.train.memory import find_micro_batch
 from espnet_ext.train.method import Figures, Method, MicroBatch, Position
 from espnet_ext.train.nbest import BestModels

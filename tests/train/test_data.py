@@ -13,14 +13,8 @@ import soundfile
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.train.data import (
-    KeyedPreprocess,
-    SpeechData,
-    _Compact,
-    _tensors,
-    loaders_watched,
-    read_shapes,
-)
+from espnet_ext.train.data import KeyedPreprocess, SpeechData, read_shapes
+from espnet_ext.train.loaders import _Compact, _tensors, loaders_watched
 
 
 def draw(utterance: str, data: dict) -> dict:
