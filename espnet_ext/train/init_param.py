@@ -50,6 +50,15 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _looked_in(folder: Path) -> str:
+    """Which folder a file was looked for in, and what might have been meant."""
+    if not folder.is_dir():
+        return f"looked for in {folder}, which is not there either"
+    found = sorted(each.name for each in folder.glob("*.pth"))
+    several = f"{', '.join(found[:8])}{', ...' if len(found) > 8 else ''}"
+    return f"looked for in {folder}, which has {several or 'no .pth file'}"
+
+
 def init_param(model: torch.nn.Module, spec: str, ignore_mismatch: bool = False) -> Initialised:
     """Copy parameters from a file into a model.
 
@@ -66,7 +75,14 @@ def init_param(model: torch.nn.Module, spec: str, ignore_mismatch: bool = False)
         raise UserError(
             f"--init_param {spec}: expected path[:source[:destination[:excluded]]] (no colon in the path)"
         )
-    state = load_state(path)
+    if not Path(path).exists():
+        raise UserError(
+            f"--init_param {spec}: no such model file; {_looked_in(Path(path).absolute().parent)}"
+        )
+    try:
+        state = load_state(path)
+    except UserError as error:
+        raise UserError(f"--init_param {error}") from None
     skip = tuple(filter(None, excluded.split(",")))
     state = {name: value for name, value in state.items() if not (skip and name.startswith(skip))}
     if source:

@@ -77,7 +77,10 @@ from espnet_ext.train.export import export
         ),
         (["--peers", "[{frozen: true, init_param: a.pth}]"], "all of them are frozen"),
         (["--peers", "[{}, {model_dir: nowhere}]"], "peer2: nowhere/config.yaml: no such file"),
-        (["--peers", "[{}, {init_param: nowhere.pth}]"], "peer2: nowhere.pth: no such model file"),
+        (
+            ["--peers", "[{}, {init_param: nowhere.pth}]"],
+            "peer2: --init_param nowhere.pth: no such model file; looked for",
+        ),
         (["--peers", "[{}, {model_conf: {ctc_weight: 1.0}}]"], "peer2 has no attention branch"),
         (
             ["--peers", "[{}, {encoder_conf: {input_layer: conv2d2}}]", "--mutual_learning_conf", "ctc=true"],

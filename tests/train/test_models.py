@@ -87,6 +87,26 @@ def test_init_refuses_what_does_not_fit(model, tmp_path):
         init_param(model, str(tmp_path / "m.pth"), ignore_mismatch=True)
 
 
+@pytest.mark.parametrize("colon", ["", ":encoder:encoder"])
+def test_init_says_where_it_looked(model, tmp_path, monkeypatch, colon):
+    """A relative path counts from the folder of the recipe, which is easily forgotten."""
+    monkeypatch.chdir(tmp_path)
+    for path, place in (
+        ("nope.pth", f"{tmp_path}, which has no .pth file"),
+        ("exp/a.pth", f"{tmp_path}/exp, which is"),
+    ):
+        with pytest.raises(UserError) as caught:
+            init_param(model, path + colon)
+        message = f"--init_param {path}{colon}: no such model file; looked for in {place}"
+        assert str(caught.value).startswith(message)
+    for number in range(10):
+        (tmp_path / f"{number}epoch.pth").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="which has 0epoch.pth, .*, 7epoch.pth, \\.\\.\\.$"):
+        init_param(model, "nope.pth" + colon)
+    with pytest.raises(UserError, match="^--init_param 3epoch.pth: cannot be read"):
+        init_param(model, "3epoch.pth" + colon)
+
+
 class Bomb:
     """Creates a file when it is unpickled."""
 
