@@ -63,9 +63,7 @@ def export(exp_dir: str | Path, out_dir: str | Path, nbest: int, criterion: str 
             shutil.copyfile(config["bpemodel"], folder / "bpe.model")
             config["bpemodel"] = "bpe.model"
         save_tensors(state, folder / "model.pth")
-        atomic_write_text(
-            folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        )
+        atomic_write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         about = facts(exp_dir, nbest, criterion) | {"reads": _reads(config)}
         atomic_write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
         _compare(folder, config, state)

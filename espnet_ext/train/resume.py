@@ -1,11 +1,12 @@
 """What has to be the same for a resumed training to equal one that was left alone."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from espnet_ext.errors import UserError
+from espnet_ext.train.method import Updater
 from espnet_ext.train.streams import Stream
 from espnet_ext.train.world import World
 
@@ -35,17 +36,63 @@ def circumstances(seed: int, precision: str, world: World, streams: Mapping[str,
     }
 
 
-def check(
-    folder: Path, state: dict, now: dict, parts: Mapping[str, Iterable[str]], say: Callable[[str], None]
-) -> None:
-    """Refuse what cannot go on, and say what will not be the same to the bit.
+def take(
+    folder: Path,
+    state: dict,
+    now: dict,
+    modules: Mapping[str, torch.nn.Module],
+    updaters: Mapping[str, Updater],
+    streams: Mapping[str, Stream],
+) -> list[str]:
+    """Put parameters, optimisers and positions in the data back to a checkpoint.
+
+    Args:
+        folder: the experiment.
+        state: its checkpoint.
+        now: `circumstances` of the training that goes on.
+        modules, updaters, streams: of the training that goes on, by name.
+
+    Returns:
+        Lines that tell what will not be as if the training had never been interrupted.
+
+    Raises:
+        UserError: what cannot go on.
+    """
+    told = check(folder, state, now, {"modules": modules, "updaters": updaters, "streams": streams})
+    check_tensors(folder, state["modules"], modules)
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+    for name, updater in updaters.items():
+        try:
+            told += [
+                f"note: optimiser of {name}: {what}" for what in updater.load_state(state["updaters"][name])
+            ]
+        except ValueError as error:
+            raise UserError(
+                f"{folder}: optimiser of {name}: {error}; put back the options it was trained with, or {ADVICE}"
+            ) from None
+    for name, stream in streams.items():
+        stream.position = dict(state["streams"][name])
+        step, steps = stream.position["step"], stream.steps(stream.position["pass"])
+        if step >= steps:
+            raise UserError(
+                f"{folder}: its checkpoint is behind step {step} of the {name} data, which has {steps}: the "
+                f"data or frames_per_step is not what it was; put it back, or {ADVICE}"
+            )
+    return told
+
+
+def check(folder: Path, state: dict, now: dict, parts: Mapping[str, Iterable[str]]) -> list[str]:
+    """Refuse what cannot go on, and tell what will not be the same to the bit.
 
     Args:
         folder: the experiment.
         state: its checkpoint.
         now: `circumstances` of the training that goes on.
         parts: names of its `modules`, `updaters` and `streams`.
-        say: prints a line.
+
+    Returns:
+        A line about what is not as before, or none.
 
     Raises:
         UserError: another seed, other modules, optimisers or streams, or no checkpoint of a training at all.
@@ -67,11 +114,12 @@ def check(
         for name in now
         if was.get(name) != now[name]
     ]
-    if different:
-        say(
-            f"warning: not as before the interruption: {'; '.join(different)}. The training goes on, but "
-            "not as if it had never been interrupted"
-        )
+    if not different:
+        return []
+    return [
+        f"warning: not as before the interruption: {'; '.join(different)}. The training goes on, but not "
+        "as if it had never been interrupted"
+    ]
 
 
 def check_tensors(folder: Path, saved: Mapping[str, dict], modules: Mapping[str, torch.nn.Module]) -> None:

@@ -376,40 +376,13 @@ class Trainer:
             )
         rows = []
         if state is not None:
-            parts = {
-                "modules": self.method.modules,
-                "updaters": self.method.updaters,
-                "streams": self.streams,
-            }
-            resume.check(self.folder, state, self._circumstances(), parts, self._say)
-            resume.check_tensors(self.folder, state["modules"], self.method.modules)
-            for name, module in self.method.modules.items():
-                module.load_state_dict(state["modules"][name])
-            told = []
-            for name, updater in self.method.updaters.items():
-                try:
-                    told += [
-                        f"optimiser of {name}: {what}" for what in updater.load_state(state["updaters"][name])
-                    ]
-                except ValueError as error:
-                    raise UserError(
-                        f"{self.folder}: optimiser of {name}: {error}; put back the options it was trained "
-                        f"with, or {resume.ADVICE}"
-                    ) from None
-            for name, stream in self.streams.items():
-                stream.position = dict(state["streams"][name])
-                if stream.position["step"] >= stream.steps(stream.position["pass"]):
-                    raise UserError(
-                        f"{self.folder}: its checkpoint is behind step {stream.position['step']} of the "
-                        f"{name} data, which has {stream.steps(stream.position['pass'])}: the data or "
-                        f"frames_per_step is not what it was; put it back, or {resume.ADVICE}"
-                    )
+            parts = self.method.modules, self.method.updaters, self.streams
+            told = resume.take(self.folder, state, self._circumstances(), *parts)
             self.method.load_state(state["method"])
             self.progress = Progress(**state["progress"])
             rows = state["history"]
-            self._say(f"resumed at epoch {self.progress.epoch}, step {self.progress.step}")
-            for what in told:
-                self._say(f"note: {what}")
+            for line in (*told, f"resumed at epoch {self.progress.epoch}, step {self.progress.step}"):
+                self._say(line)
         # The sums so far are everybody's; one process goes on with them.
         self.means = Means(self.progress.means if self.world.first else {})
         self.history = History(

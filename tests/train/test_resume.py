@@ -18,9 +18,7 @@ def now() -> dict:
 def told(tmp_path, now: dict, **was) -> list[str]:
     """What is said when a checkpoint's run was as ``was`` says, None for what its version did not note."""
     run = {name: value for name, value in (now | was).items() if value is not None}
-    lines: list[str] = []
-    check(tmp_path, PARTS | {"run": run}, now, PARTS, lines.append)
-    return lines
+    return check(tmp_path, PARTS | {"run": run}, now, PARTS)
 
 
 def test_nothing_is_said_where_all_is_as_it_was(tmp_path, now):
@@ -52,7 +50,7 @@ def test_another_seed_is_refused(tmp_path, now):
 def test_other_parts_are_refused(tmp_path, now, what):
     state = PARTS | {"run": now, what: ["model", "head"]}
     with pytest.raises(UserError, match=f"its checkpoint has the {what} head, model, this training "):
-        check(tmp_path, state, now, PARTS, print)
+        check(tmp_path, state, now, PARTS)
 
 
 def test_tensors_that_do_not_fit_are_listed(tmp_path):
