@@ -69,7 +69,8 @@ def take(
             ]
         except ValueError as error:
             raise UserError(
-                f"{folder}: optimiser of {name}: {error}; put back the options it was trained with, or {ADVICE}"
+                f"{folder}: optimiser of {name}: {error}; put back the options it was trained with, or "
+                f"{ADVICE}"
             ) from None
     for name, stream in streams.items():
         stream.position = dict(state["streams"][name])
