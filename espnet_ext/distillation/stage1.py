@@ -71,7 +71,8 @@ def take_over(
 
 
 def _best(folder: Path, nbest: int) -> dict[str, torch.Tensor]:
-    return average([folder / f"{epoch}epoch.pth" for epoch in read_nbest(folder)["epochs"][:nbest]])
+    best = read_nbest(folder)["epochs"][:nbest]
+    return average([folder / f"{epoch}epoch.pth" for epoch in best], "--init_stage1_nbest")
 
 
 def _plain(value):

@@ -36,15 +36,21 @@ def save(state: dict, folder: Path) -> None:
         # A disk may say only now that it is full; until it has it all, what was there stays as it is.
         sync(temporary)
         new = _checksum(temporary)
-        sums = _checksums(folder) or []
+        sums = _checksums(folder)
+        if sums is None:  # those that are there would be taken for damaged beside a list without them
+            sums = [_checksum(each) for each in (folder / NAME, folder / PREVIOUS) if each.exists()]
         atomic_write_text(folder / CHECKSUMS, "".join(f"{each}\n" for each in [new, *sums][:_LINES]))
-        if (folder / NAME).exists():
-            # A second name for the old file, so that at no moment there is none.
+        if (folder / NAME).exists() and _checksum(folder / NAME) in sums:
+            # A second name for the old file, so that at no moment there is none. A damaged one does not take
+            # the place of the one before.
             _link(folder / NAME, folder / PREVIOUS)
 
 
 def load(folder: Path) -> dict | None:
     """Newest whole checkpoint of an experiment, or None if there is none at all.
+
+    One without the list of checksums is taken, with a warning: somebody has copied the file alone. No stop
+    inside `save` leaves one.
 
     Raises:
         UserError: there are checkpoints and none is whole.
@@ -62,6 +68,11 @@ def load(folder: Path) -> dict | None:
             except Exception as error:  # a damaged archive raises anything from EOFError to RuntimeError
                 trouble = type(error).__name__
             else:
+                if sums is None:
+                    troubles.append(
+                        f"{folder / CHECKSUMS}: is not there, or damaged: nothing shows whether {name} is as "
+                        "it was written"
+                    )
                 for each in troubles:
                     print(f"warning: {each}; going on from {path}", flush=True)
                 return state

@@ -56,20 +56,43 @@ def test_both_damaged_is_an_error_and_not_a_new_beginning(two):
         checkpoint.load(two)
 
 
-def test_a_checkpoint_without_the_list_is_read(two):
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_checkpoint_without_the_list_is_read_with_a_warning(two, capsys, content):
     """Somebody copied the file alone."""
     (two / CHECKSUMS).unlink()
+    if content is not None:
+        (two / CHECKSUMS).write_bytes(content)
     assert checkpoint.load(two)["step"] == 2
+    told = capsys.readouterr().out
+    assert (
+        told.startswith(f"warning: {two / CHECKSUMS}: is not there, or damaged: ") and told.count("\n") == 1
+    )
+    assert told.endswith(f"; going on from {two / NAME}\n")
+    checkpoint.save(state(3), two)  # with a list of its own
+    assert checkpoint.load(two)["step"] == 3 and not capsys.readouterr().out
 
 
+def test_without_the_list_a_damaged_one_is_noticed_where_torch_can(two, capsys):
+    (two / CHECKSUMS).unlink()
+    (two / NAME).write_bytes((two / NAME).read_bytes()[:500])
+    assert checkpoint.load(two)["step"] == 1
+    told = capsys.readouterr().out
+    assert f"{two / NAME}: damaged" in told and f"{CHECKSUMS}: is not there" in told
+
+
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("point", ["torch.save", "checksum", "link", "rename"])
-def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, capsys, point):
+def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, capsys, point, listed):
+    """Nor where there was no list of checksums."""
+
     class Stop(BaseException):
         pass
 
     def stop(*_, **__):
         raise Stop
 
+    if not listed:
+        (two / CHECKSUMS).unlink()
     if point == "torch.save":
         monkeypatch.setattr(torch, "save", lambda _, file: (file.write(b"half"), stop()))
     elif point == "checksum":
@@ -83,9 +106,36 @@ def test_a_stop_anywhere_inside_saving_loses_nothing(two, monkeypatch, capsys, p
     with pytest.raises(Stop):
         checkpoint.save(state(3), two)
     monkeypatch.undo()
-    assert checkpoint.load(two)["step"] == 2 and "damaged" not in capsys.readouterr().out
+    assert checkpoint.load(two)["step"] == 2
+    warned = not listed and point in ("torch.save", "checksum")  # before the list was written anew
+    assert ("warning" in capsys.readouterr().out) == warned
+    (two / NAME).unlink()
+    assert checkpoint.load(two)["step"] == (2 if point == "rename" else 1)
     checkpoint.save(state(3), two)
     assert checkpoint.load(two)["step"] == 3
+
+
+def test_a_damaged_one_does_not_take_the_place_of_the_good_one(two, monkeypatch):
+    """Gone on from the one before, and killed inside the next save."""
+    (two / NAME).write_bytes(b"damaged")
+    assert checkpoint.load(two)["step"] == 1
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if str(target).endswith(f"/{NAME}"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(state(2), two)
+    monkeypatch.undo()
+    assert calls and checkpoint.load(two)["step"] == 1
+    checkpoint.save(state(2), two)
+    checkpoint.save(state(3), two)
+    (two / NAME).unlink()
+    assert checkpoint.load(two)["step"] == 2
 
 
 @pytest.mark.parametrize("size", [0, 300, 2000, 4200])

@@ -110,6 +110,31 @@ def test_a_damaged_list_of_epochs_is_named(trained, tmp_path, text):
     assert not (tmp_path / "export").exists()
 
 
+@pytest.mark.parametrize("change", ["cut", "gone"])
+def test_a_damaged_epoch_comes_with_a_way_out(trained, tmp_path, capsys, change):
+    """And what is said to help does."""
+    exp = tmp_path / "exp"
+    shutil.copytree(trained, exp)
+    best = json.loads((exp / "nbest.json").read_text())["epochs"]
+
+    def damage(epoch: int) -> None:
+        file = exp / f"{epoch}epoch.pth"
+        file.write_bytes(file.read_bytes()[:1000])
+        if change == "gone":
+            file.unlink()
+
+    damage(best[2])
+    command = [f"--exp_dir={exp}", f"--out_dir={tmp_path / 'export'}"]
+    assert export_model.main([*command, "--nbest=3"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {exp / f'{best[2]}epoch.pth'}: ") and printed.count("\n") == 1
+    assert "; put back a copy of it, average the better ones alone (--nbest 2), or run the stage" in printed
+    assert export_model.main([*command, "--nbest=2"]) == 0
+    damage(best[0])
+    assert export_model.main([*command, "--nbest=3"]) == 1
+    assert "; put back a copy of it, or run the stage of its training again" in capsys.readouterr().err
+
+
 def test_parameters_that_are_not_the_configurations_are_refused(trained, tmp_path):
     """Names are compared in both directions before anything appears."""
     exp = tmp_path / "exp"
