@@ -24,6 +24,17 @@ class Batch:
     utterances: list[str]
     tensors: dict[str, torch.Tensor]  # speech (B, N), speech_lengths (B,), text (B, U), text_lengths (B,)
 
+    def about(self) -> str:
+        """Which utterances these are, for messages: of several the shortest, if there are lengths."""
+        count = len(self.utterances)
+        if count == 1:
+            return f"utterance {self.utterances[0]}"
+        if "speech_lengths" not in self.tensors:
+            names = ", ".join(self.utterances[:5])
+            return f"utterances {names}{f' and {count - 5} more' if count > 5 else ''}"
+        shortest = self.utterances[int(self.tensors["speech_lengths"].argmin())]
+        return f"{count} utterances were computed at once, {shortest} is the shortest of them"
+
     def split(self) -> tuple["Batch", "Batch"]:
         """Two halves of at least one utterance each, for a memory that the whole does not fit.
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import gc
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +35,21 @@ class _Work:
 
     part: Part
     micro: MicroBatch
+
+
+@contextlib.contextmanager
+def naming(batch: Batch) -> Iterator[None]:
+    """Inside, a UserError is told with the utterances that were computed: a model sees tensors without names.
+
+    Raises:
+        UserError: that one; as it is if it speaks of one of them.
+    """
+    try:
+        yield
+    except UserError as error:
+        if set(re.split(r"[\s:;,()'\"]+", str(error))) & set(batch.utterances):
+            raise
+        raise UserError(f"{error} ({batch.about()})") from None
 
 
 class StepRunner:
@@ -73,7 +89,7 @@ class StepRunner:
             position: of the step.
 
         Raises:
-            UserError: one utterance alone does not fit the memory.
+            UserError: one utterance alone does not fit the memory, or a loss refuses one.
         """
         parameters = self._parameters(turn)
         work = self._work(turn, data, kept, position)
@@ -155,7 +171,7 @@ class StepRunner:
 
     def _compute(self, item: _Work, done: list) -> None:
         item.micro.seed(item.part.key)
-        with autocast(self.precision, self.world.device):
+        with autocast(self.precision, self.world.device), naming(item.micro.batch):
             loss = item.part.loss(item.micro)
         if loss.loss is not None:
             loss.loss.backward()

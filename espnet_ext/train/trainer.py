@@ -20,7 +20,7 @@ from espnet_ext.train.loaders import loaders_watched
 from espnet_ext.train.memory import find_micro_batch
 from espnet_ext.train.method import Figures, Method, MicroBatch, Position
 from espnet_ext.train.nbest import BestModels
-from espnet_ext.train.runner import StepRunner, Update
+from espnet_ext.train.runner import StepRunner, Update, naming
 from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.streams import Stream, StreamStep
 from espnet_ext.train.world import World
@@ -292,7 +292,8 @@ class Trainer:
         plan = plan_sorted(self.valid.lengths, budget)
         own = plan[self.world.rank :: self.world.size]
         for batch in self.valid.data.batches(own, self.options.num_workers, self.world.device):
-            means.add(self.method.validate(MicroBatch(batch, self.valid.totals(batch.utterances), None)))
+            with naming(batch):
+                means.add(self.method.validate(MicroBatch(batch, self.valid.totals(batch.utterances), None)))
         return self._global(means).means()
 
     def _global(self, means: Means) -> Means:

@@ -110,6 +110,28 @@ def test_micro_batches_add_up_to_the_step(stream):
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "rows, raised, told",
+    [
+        (range(1), "too loud", "too loud (utterance 0)"),
+        (range(2), "too loud", "too loud (utterances 0, 1)"),
+        (range(7), "too loud", "too loud (utterances 0, 1, 2, 3, 4 and 2 more)"),
+        (range(2), "utterance '1': too loud", "utterance '1': too loud"),
+    ],
+)
+def test_a_loss_that_refuses_an_utterance_is_told_with_names(stream, monkeypatch, rows, raised, told):
+    """Vectors have no lengths: some are named. A message that names one already stays as it is."""
+    method = Regression()
+
+    def refuse(_):
+        raise UserError(raised)
+
+    monkeypatch.setattr(method, "net", refuse)
+    with pytest.raises(UserError) as caught:
+        take(method, stream, stream.step(rows))
+    assert str(caught.value) == told
+
+
 def test_a_turn_moves_its_own_parameters_alone(stream):
     method = Regression()
     before = [p.clone() for p in method.critic.parameters()]

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
@@ -220,6 +222,25 @@ def test_a_short_training_that_skipped_every_step_has_failed(toy_command, tmp_pa
         with pytest.raises(UserError, match="none of the [0-9]+ steps had a finite loss"):
             ASRTask.main(cmd=toy_command(tmp_path, "--max_epoch", "1", "--resume", resume))
         assert not (tmp_path / "train_summary.json").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_an_utterance_that_the_model_refuses_is_named(toy_corpus, toy_command, tmp_path, split):
+    """The front end sees samples without names."""
+    shutil.copytree(toy_corpus / "dump", tmp_path / "dump")
+    shutil.copytree(toy_corpus / "stats", tmp_path / "stats")
+    soundfile.write(tmp_path / "short.wav", np.full(100, 0.1), 16000)
+    for file, text in (("dump/wav.scp", str(tmp_path / "short.wav")), ("stats/speech_shape", "100")):
+        lines = (tmp_path / file).read_text().splitlines()
+        lines[5] = f"{lines[5].split()[0]} {text}"
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+    other = [f"--{split}_data_dir={tmp_path / 'dump'}", f"--{split}_stats_dir={tmp_path / 'stats'}"]
+    message = (
+        r"an utterance of 100 samples is too short .*--min_wav_duration \(stage 3\) "
+        r"\([0-9]+ utterances were computed at once, utt05 is the shortest of them\)$"
+    )
+    with pytest.raises(UserError, match=message):
+        ASRTask.main(cmd=toy_command(tmp_path / "exp", *other, "--max_epoch", "1"))
 
 
 def test_options_without_effect_are_refused(toy_command, tmp_path):
