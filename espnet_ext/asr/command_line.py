@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
+import yaml
+
 from espnet_ext.errors import UserError
 
 
@@ -24,7 +26,11 @@ def parse_command(parser: argparse.ArgumentParser, cmd: list[str] | None) -> arg
         from espnet_ext.asr.load import read_config  # with ESPnet's tasks, which not every training needs
 
         read_config(path)  # ESPnet's parser reads it again, and would not say what is wrong with it
-    return parser.parse_args(cmd)
+    try:
+        return parser.parse_args(cmd)
+    except yaml.YAMLError as error:  # of an option with options of its own
+        value = error.problem_mark.buffer.rstrip("\0") if getattr(error, "problem_mark", None) else "a value"
+        raise UserError(f"{value} is not YAML: {getattr(error, 'problem', error)}") from None
 
 
 def be_strict(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +41,8 @@ def be_strict(parser: argparse.ArgumentParser) -> None:
     """
 
     def refuse(message: str) -> NoReturn:
+        if "must be interpreted as dict" in message:  # ESPnet lists everything that it would take
+            message = f"{message.splitlines()[0]}; expected name=value, for instance lr=0.001"
         raise UserError(f"{message}{_alike(message, parser)}")
 
     parser.error, parser.allow_abbrev = refuse, False
@@ -44,6 +52,7 @@ def config_of(cmd: list[str] | None) -> str | None:
     """The YAML that a command line names with `--config`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
+    be_strict(parser)
     return parser.parse_known_args(cmd)[0].config
 
 

@@ -18,7 +18,8 @@ def construct(classes: Mapping[str, type], option: str, name, conf: Mapping, fir
         first: what comes before them: the parameters, or the optimiser.
 
     Raises:
-        UserError: no such one, an option that it does not have, or a value that it refuses.
+        UserError: no such one, an option that it does not have, a value that it refuses, or one that the loop
+            cannot use.
     """
     if name not in classes:  # a YAML's values are not checked
         raise UserError(f"--{option}: {name}: expected one of {', '.join(classes)}")
@@ -36,9 +37,17 @@ def construct(classes: Mapping[str, type], option: str, name, conf: Mapping, fir
         if expected := _expected(value, known[key].default):
             raise UserError(f"{where}: {key} {value!r}: expected {expected}{_as_text(key, value)}")
     try:
-        return classes[name](first, **conf)
+        made = classes[name](first, **conf)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}; {takes}") from None
+    for each in list(inspect.signature(type(made).step).parameters.values())[1:]:
+        needed = each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+        if needed or each.name == "metrics":  # without it ESPnet's own plateau schedule never lowers a rate
+            raise UserError(
+                f"--{option}: {name}: needs `{each.name}` at every step, which this training does not have; "
+                "choose another"
+            )
+    return made
 
 
 def _expected(value, default) -> str | None:

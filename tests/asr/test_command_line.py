@@ -17,12 +17,15 @@ TAIL = ("--output_dir", "out", "--token_list", "tokens.txt")
         (["--max_epohc", "1"], "unrecognized arguments: --max_epohc 1; did you mean --max_epoch?"),
         (["--max_epoc", "1"], "unrecognized arguments: --max_epoc 1; did you mean --max_epoch?"),
         (["--max_sk=1"], "unrecognized arguments: --max_sk=1; did you mean --max_skipped_steps?"),
+        (["--optim_conf", "lr=[1"], "[1 is not YAML: "),
+        (["--optim_conf", "lr"], "argument --optim_conf: must be interpreted as dict: but got lr; expected"),
+        (["--config"], "argument --config: expected one argument"),
         (["--lambda_d", "3"], "unrecognized arguments: --lambda_d 3"),
         (["--max_epoch", "ten"], "argument --max_epoch: invalid int value: 'ten'"),
     ],
 )
 def test_wrong_options_are_one_line(capsys, words, message):
-    assert main([*words, *TAIL]) == 1
+    assert main([*TAIL, *words]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: {message}") and printed.count("\n") == 1
 

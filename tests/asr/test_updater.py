@@ -89,6 +89,20 @@ def test_what_a_schedule_does_not_take(name, conf, message):
         construct(scheduler_classes, "scheduler2", name, conf, optimizer)
 
 
+@pytest.mark.parametrize(
+    "name, what",
+    [("reducelronplateau", "metrics"), ("warmupreducelronplateau", "metrics"), ("lbfgs", "closure")],
+)
+def test_what_the_loop_cannot_use_is_refused(name, what):
+    """Before the first step, not at it."""
+    parameters = [torch.nn.Parameter(torch.ones(1))]
+    classes, first = (optim_classes, parameters)
+    if name in scheduler_classes:
+        classes, first = scheduler_classes, torch.optim.SGD(parameters, 0.1)
+    with pytest.raises(UserError, match=f"^--x: {name}: needs `{what}` at every step"):
+        construct(classes, "x", name, {}, first)
+
+
 def test_a_plug_in_may_take_any_option():
     def adamw(parameters, **conf):
         return torch.optim.AdamW(parameters, **conf)
@@ -97,7 +111,7 @@ def test_a_plug_in_may_take_any_option():
     assert made.defaults["lr"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adadelta", "adamax", "rprop", "radam", "lbfgs"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adadelta", "adamax", "rprop", "radam"])
 def test_every_optimiser_takes_its_own_defaults(name):
     import inspect
 
