@@ -164,6 +164,7 @@ def adopt(model: ESPnetASRModel, padding: str = "exact", specaug_conf: dict | No
                 )
             model.frontend.__class__ = ExactFrontend
     model.__class__ = ASRModel
+    model.padding_option = padding
     model.specaug = None  # ESPnet's own draws from the batch; ours is keyed and holds no parameters
     model.keyed_specaug = KeyedSpecAug(**specaug_conf) if specaug_conf is not None else None
     return model

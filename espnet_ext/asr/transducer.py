@@ -194,6 +194,7 @@ def adopt(
             model.frontend.__class__ = ExactFrontend
     model.criterion_transducer = torchaudio_loss  # for ESPnet's own `forward`
     model.__class__ = TransducerModel
+    model.padding_option = padding
     model.specaug = None  # ESPnet's own draws from the batch; ours is keyed and holds no parameters
     model.keyed_specaug = KeyedSpecAug(**specaug_conf) if specaug_conf is not None else None
     return model

@@ -16,9 +16,19 @@ COMPUTATION = 4
 ADVICE = "use another experiment (--tag) or remove the folder"
 
 
-def circumstances(seed: int, precision: str, world: World, streams: Mapping[str, Stream]) -> dict:
+def circumstances(
+    seed: int,
+    precision: str,
+    world: World,
+    streams: Mapping[str, Stream],
+    modules: Mapping[str, torch.nn.Module],
+) -> dict:
     """Plain values; a checkpoint holds them."""
+    modes = {
+        name: module.padding_option for name, module in modules.items() if hasattr(module, "padding_option")
+    }
     return {
+        "padding": modes,
         "seed": seed,
         "processes": world.size,
         "threads": torch.get_num_threads(),

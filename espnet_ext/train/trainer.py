@@ -367,7 +367,9 @@ class Trainer:
 
     def _circumstances(self) -> dict:
         options = self.options
-        return resume.circumstances(options.seed, options.precision, self.world, self.streams)
+        return resume.circumstances(
+            options.seed, options.precision, self.world, self.streams, self.method.modules
+        )
 
     def _restore(self) -> None:
         state = checkpoint.load(self.folder) if self.options.resume else None

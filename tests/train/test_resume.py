@@ -10,9 +10,15 @@ from espnet_ext.train.world import World
 PARTS = {"modules": ["model"], "updaters": ["model"], "streams": ["labelled"]}
 
 
+class Padded(torch.nn.Module):
+    """Stands for a recogniser."""
+
+    padding_option = "exact"
+
+
 @pytest.fixture
 def now() -> dict:
-    return circumstances(3, "fp32", World(), {})
+    return circumstances(3, "fp32", World(), {}, {"model": Padded(), "critic": torch.nn.Linear(1, 1)})
 
 
 def told(tmp_path, now: dict, **was) -> list[str]:
@@ -31,6 +37,7 @@ def test_nothing_is_said_where_all_is_as_it_was(tmp_path, now):
         ({"threads": 0}, f"threads 0 → {torch.get_num_threads()}"),
         ({"torch": "1.0"}, f"torch 1.0 → {torch.__version__}"),
         ({"computation": None}, f"computation of an earlier version → {COMPUTATION}"),
+        ({"padding": {"model": "espnet"}}, "padding {'model': 'espnet'} → {'model': 'exact'}"),
         ({"processes": 2, "device": "cuda"}, "processes 2 → 1; device cuda → cpu"),
     ],
 )
