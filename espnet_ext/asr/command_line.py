@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import re
+import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -67,19 +68,26 @@ def _alike(message: str, parser: argparse.ArgumentParser) -> str:
     return f"; did you mean {unknown[1] or ''}{close[0]}?" if close else ""
 
 
+class RefusedValues(UserError):
+    """A module of a model says no to the values of its options."""
+
+
 @contextlib.contextmanager
 def options_of_modules(args: argparse.Namespace) -> Iterator[None]:
     """While ESPnet builds a model: an option or a class that does not exist is the configuration's fault.
 
+    So is a value that one of its modules refuses, mostly by an assertion.
+
     Raises:
         UserError: names the option, and the mapping of the configuration that holds it.
+        RefusedValues: names the module, and the line of it that refuses.
     """
     try:
         yield
     except TypeError as error:
         found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
         if not found:
-            raise
+            raise _refused(error, args) from None
         name, option = found.groups()
         holding = [
             key for key, value in vars(args).items() if key.endswith("_conf") and option in (value or {})
@@ -87,7 +95,26 @@ def options_of_modules(args: argparse.Namespace) -> Iterator[None]:
         raise UserError(
             f"{' or '.join(holding) or name}: {name} has no option {option!r}; leave it out, or correct it"
         ) from None
-    except ValueError as error:
+    except (AssertionError, ValueError, ZeroDivisionError) as error:
         if not re.match(r"--\w+ must be one of", str(error)):
-            raise
+            raise _refused(error, args) from None
         raise UserError(str(error)) from None
+
+
+def _refused(error: Exception, args: argparse.Namespace) -> Exception:
+    """What a person reads instead of a traceback; the error itself where no module was being made."""
+    makers = [
+        type(frame.f_locals["self"]).__name__
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "__init__" and "self" in frame.f_locals
+    ]
+    if not makers:
+        return error
+    parts = ("frontend", "preencoder", "postencoder", "encoder", "decoder", "ctc", "model")
+    part = next((p for p in parts if p in makers[0].lower() and hasattr(args, f"{p}_conf")), None)
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    text = f": {str(error).splitlines()[0]}" if str(error) else ""
+    return RefusedValues(
+        f"{f'{part}_conf: ' if part else ''}{makers[0]} refuses a value of its options: "
+        f"{type(error).__name__}{text} (in `{line}`); correct it in the configuration"
+    )

@@ -11,10 +11,11 @@ from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_ext.asr.command_line import options_of_modules, parse_command
+from espnet_ext.asr.command_line import RefusedValues, options_of_modules, parse_command
 from espnet_ext.asr.model import ASRModel, adopt
 from espnet_ext.asr.sampled import SampledMethod, check_decoder, parse_sampling
 from espnet_ext.asr.statistics import check_statistics
+from espnet_ext.data.lengths import sample_rate
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write_text
 from espnet_ext.train import options as train_options
@@ -133,8 +134,9 @@ class ASRTask(ESPnetASRTask):
         try:
             with torch.device("meta"):
                 cls.build_model(argparse.Namespace(**{**vars(args), **own}))
-        except UserError:
-            raise
+        except UserError as error:
+            if not isinstance(error, RefusedValues):  # which may come of the other tokens
+                raise
         except Exception:
             return
 
@@ -317,12 +319,16 @@ class ASRTask(ESPnetASRTask):
 
 def _frame_shift(args: argparse.Namespace) -> int:
     """Samples between two feature frames; stored features are frames already."""
-    return 1 if args.input_size is not None else int(args.frontend_conf.get("hop_length", 128))
+    if args.input_size is not None:
+        return 1
+    hop = args.frontend_conf.get("hop_length", 128)
+    train_options.check_number("frontend_conf hop_length", hop, int, 1)
+    return hop
 
 
 def _seconds_per_unit(args: argparse.Namespace) -> float | None:
     """Duration of a sample; that of a stored frame is not among the options."""
-    return None if args.input_size is not None else 1 / int(args.frontend_conf.get("fs", 16000))
+    return None if args.input_size is not None else 1 / sample_rate(args.frontend_conf.get("fs", 16000))
 
 
 def _single(value: int | list[int]) -> int:

@@ -65,6 +65,26 @@ def test_a_configuration_that_is_none_is_one_line(tmp_path, monkeypatch, capsys,
             "encoder_conf: EBranchformerEncoder has no option 'output_sise'; ",
         ),
         ("decoder_conf: {heads: 4}", "decoder_conf: TransformerDecoder has no option 'heads'; "),
+        (
+            "encoder_conf: {dropout_rate: 2}",
+            "encoder_conf: EBranchformerEncoder refuses a value of its options: ValueError: dropout",
+        ),
+        (
+            "encoder_conf: {attention_heads: 3}",
+            "encoder_conf: EBranchformerEncoder refuses a value of its options: AssertionError (in `assert ",
+        ),
+        (
+            "model_conf: {ctc_weight: 2}",
+            "model_conf: ESPnetASRModel refuses a value of its options: AssertionError: 2 (in `assert ",
+        ),
+        (
+            "model_conf: {ctc_weight: nan}",
+            "model_conf: ESPnetASRModel refuses a value of its options: TypeError: '<=' not supported",
+        ),
+        (
+            "frontend_conf: {n_fft: 0}",
+            "frontend_conf: DefaultFrontend refuses a value of its options: ZeroDivisionError: ",
+        ),
         ("encoder: conformr", "--encoder must be one of "),
     ],
 )

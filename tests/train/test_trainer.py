@@ -268,6 +268,7 @@ def test_options_below_their_least_are_refused(toy_command, tmp_path, option):
         ("checkpoint_minutes", "nan", "--checkpoint_minutes nan: expected at least 0$"),
         ("grad_clip", "-3", "--grad_clip -3.0: expected a number of at least 0, or -1"),
         ("grad_clip", "nan", "--grad_clip nan: expected a number of at least 0, or -1"),
+        ("frontend_conf", "hop_length=0", "--frontend_conf hop_length 0: expected at least 1$"),
         ("scheduler_conf", "warmup_steps=-1", "warmupdecay: warmup_steps: expected .* at least 0, got -1"),
         ("scheduler_conf", "final=-0.1", "warmupdecay: final: expected a number of at least 0, got -0.1"),
     ],
@@ -300,6 +301,12 @@ def test_what_argparse_lets_through_in_a_yaml_is_refused(toy_corpus, toy_command
     command = toy_command(tmp_path / "exp", "--dry_run", "true")
     with pytest.raises(UserError, match=message):
         ASRTask.main(cmd=["--config", str(tmp_path / "a.yaml"), *command[2:]])
+
+
+def test_a_sample_rate_in_kilohertz(toy_command, tmp_path):
+    """As ESPnet takes it."""
+    command = toy_command(tmp_path, "--frontend_conf", "fs=16k", "--max_epoch", "1")
+    assert ASRTask.main(cmd=command) == 0
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf"])
