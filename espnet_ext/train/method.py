@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler, AbsEpochStepScheduler
 
 from espnet_ext.train.data import Batch
 from espnet_ext.train.keys import key, seed_torch
@@ -100,7 +101,8 @@ class Updater:
 
     Args:
         optimizer: over the parameters that it updates.
-        scheduler: steps after every update, also after one that was skipped; or None.
+        scheduler: steps after every update, also after one that was skipped, or after every epoch where
+            ESPnet has it so (`steplr`, say); or None.
         grad_clip: largest gradient norm of a clip group; 0 or less clips nothing.
         groups: clip groups by name, each clipped on its own; None is one group of all parameters.
     """
@@ -113,6 +115,9 @@ class Updater:
         groups: Mapping[str, Sequence[torch.nn.Parameter]] | None = None,
     ):
         self.optimizer, self.scheduler = optimizer, scheduler
+        self.by_epoch = isinstance(scheduler, AbsEpochStepScheduler) and not isinstance(
+            scheduler, AbsBatchStepScheduler
+        )
         self.grad_clip = grad_clip if grad_clip > 0 else float("inf")
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.groups = {n: list(g) for n, g in groups.items()} if groups else {"": self.parameters}
@@ -124,6 +129,11 @@ class Updater:
     def lr(self) -> float:
         """Learning rate of the first parameter group."""
         return self.optimizer.param_groups[0]["lr"]
+
+    def end_epoch(self) -> None:
+        """Step a schedule that goes by epochs."""
+        if self.by_epoch:
+            self.scheduler.step()
 
     def state(self) -> dict:
         return {

@@ -227,7 +227,7 @@ class StepRunner:
                 # torch misses the optimiser's step; the schedule goes by steps of the training all the same.
                 warnings.simplefilter("ignore", UserWarning)
             for updater in updaters:
-                if updater.scheduler is not None:
+                if updater.scheduler is not None and not updater.by_epoch:
                     updater.scheduler.step()
         figures: Figures = {}
         for _, loss in results:

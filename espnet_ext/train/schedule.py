@@ -3,6 +3,7 @@
 import math
 
 import torch
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from espnet2.tasks.abs_task import scheduler_classes
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -49,4 +50,6 @@ class WarmupDecay(LambdaLR):
         super().__init__(optimizer, factor, last_epoch=last_epoch)
 
 
+# Else ESPnet takes it, as any LambdaLR, for one that goes by epochs.
+AbsBatchStepScheduler.register(WarmupDecay)
 register(scheduler_classes, "warmupdecay", WarmupDecay)

@@ -267,6 +267,8 @@ class Trainer:
         row |= {f"train_{name}": value for name, value in self._global(self.means).means().items()}
         row |= {f"valid_{name}": value for name, value in self.validate().items()}
         row |= self._rates()
+        for updater in self.method.updaters.values():
+            updater.end_epoch()
         self.history.add(row, write=self.world.first)
         if self.world.first:
             for best in self.best:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from espnet2.schedulers.warmup_lr import WarmupLR
 
 from espnet_ext.mutual_learning.method import Peer
 from espnet_ext.train.data import Batch
@@ -119,7 +120,7 @@ def make_peer(build_asr):
 def _make_updater(model: torch.nn.Module) -> Updater:
     """AdamW with a schedule."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    return Updater(optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), grad_clip=1.0)
+    return Updater(optimizer, WarmupLR(optimizer, warmup_steps=2), grad_clip=1.0)
 
 
 @pytest.fixture

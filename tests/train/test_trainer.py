@@ -147,6 +147,17 @@ def test_longer_max_epoch_goes_on(uninterrupted, toy_command, tmp_path):
     assert [row["epoch"] for row in final_state(tmp_path)["history"]] == [1, 2, 3]
 
 
+def test_a_schedule_that_goes_by_epochs(toy_corpus, toy_command, tmp_path):
+    """ESPnet's `steplr` and the like count epochs, also over a resume; those that count steps are ours."""
+    config = yaml.safe_load((toy_corpus / "train.yaml").read_text())
+    config |= {"scheduler": "steplr", "scheduler_conf": {"step_size": 1, "gamma": 0.5}}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config | {"optim_conf": {"lr": 0.008}}))
+    words = ["--config", str(tmp_path / "train.yaml"), "--resume", "true", "--max_epoch"]
+    for epochs in ("2", "3"):
+        assert ASRTask.main(cmd=toy_command(tmp_path / "exp", *words, epochs)) == 0
+    assert [row["lr"] for row in final_state(tmp_path / "exp")["history"]] == [0.008, 0.004, 0.002]
+
+
 @pytest.mark.slow
 def test_signal_saves_and_asks_to_run_again(uninterrupted, toy_command, tmp_path):
     """SIGTERM in the middle: exit status 75, and the next run ends where the whole run ended."""
