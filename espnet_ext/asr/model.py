@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.decoder.transformer_decoder import BaseTransformerDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
@@ -54,6 +55,9 @@ class ASRModel(ESPnetASRModel):
 
         Returns:
             encoder output (B, T, D) and its lengths (B,).
+
+        Raises:
+            UserError: even the longest utterance is too short for subsampling.
         """
         features, lengths = self._extract_feats(speech, lengths)
         if self.normalize is not None:
@@ -62,7 +66,13 @@ class ASRModel(ESPnetASRModel):
             # After normalisation zero is the mean, as in the SpecAugment paper. ESPnet masks before it, where
             # zero is a loud value.
             features = self.keyed_specaug(features, lengths, keys)
-        output, lengths, _ = self.encoder(features, lengths)
+        try:
+            output, lengths, _ = self.encoder(features, lengths)
+        except TooShortUttError as error:
+            raise UserError(
+                f"an utterance of {error.actual_size} frames is too short for subsampling, which needs "
+                f"{error.limit}; raise --min_wav_duration (stage 3)"
+            ) from None
         return output, lengths
 
     def outputs(
