@@ -47,7 +47,8 @@ def _name(error: OSError, temporary: Path, target: Path) -> None:
     for name in (error.filename2, error.filename):  # of two, the second one is written to
         if isinstance(name, (str, bytes)) and (path := Path(os.fsdecode(name))).is_relative_to(temporary):
             error.filename = str(target / path.relative_to(temporary))
-            error.filename2 = None
+            if error.filename2 is not None:
+                del error.filename2  # None would be printed
             return
 
 

@@ -98,6 +98,7 @@ class ASRTask(ESPnetASRTask):
             return 0
         cls.check_required_command_args(args)
         cls._check(args)
+        cls._try_updater(args, "")
         return cls.train(args, stop)
 
     @classmethod
@@ -117,6 +118,30 @@ class ASRTask(ESPnetASRTask):
         cls._check(args)
         cls.check_options(args, True, files)
         cls._try_model(args)
+        for number in range(1, cls.num_optimizers + 1):
+            cls._try_updater(args, "" if number == 1 else str(number))
+
+    @classmethod
+    def _try_updater(cls, args: argparse.Namespace, suffix: str) -> None:
+        """Two updates of one number, that its optimiser or its schedule may refuse them now.
+
+        Raises:
+            UserError: what the training would end with at its first step.
+        """
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        updater = cls.make_updater(args, [parameter], 1000, suffix=suffix)
+        if args.ngpu:  # some options are for parameters on a GPU
+            return
+        parameter.grad = torch.ones(1)
+        try:
+            for _ in range(2):
+                updater.optimizer.step()
+                if updater.scheduler is not None:
+                    updater.scheduler.step()
+        except Exception as error:
+            which = f"--optim{suffix} {getattr(args, f'optim{suffix}')}"
+            which += f", --scheduler{suffix} {getattr(args, f'scheduler{suffix}')}"
+            raise UserError(f"{which}: {type(error).__name__}: {error}; look at their options") from None
 
     @classmethod
     def _try_model(cls, args: argparse.Namespace) -> None:

@@ -52,7 +52,10 @@ def _check(own: list[str]) -> None:
         start = args.start / "export/model.pth" if args.start else "-"  # stage 9's name of it
         words = ["--config", str(config), "--seed", args.seed, "--init_param", str(start)]
         words += [word for name in LATER for word in (f"--{name}", "-")] + own[at + 1 :]
-        load_task(task_of(args.task, words)).check_early(words, args.start is not None)
+        try:
+            load_task(task_of(args.task, words)).check_early(words, args.start is not None)
+        except UserError as error:  # nobody knows the merged file, and it vanishes
+            raise UserError(str(error).replace(str(config), ", ".join(map(str, args.configs)))) from None
 
 
 if __name__ == "__main__":

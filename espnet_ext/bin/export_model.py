@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_ext.errors import main_guard
 from espnet_ext.train.exported import is_current
+from espnet_ext.train.options import check_number
 
 
 @main_guard
@@ -21,6 +22,7 @@ def main(cmd: list[str] | None = None) -> int:
     parser.add_argument("--criterion", help="by which figure, as valid_acc; default: the training's first")
     parser.add_argument("--force", choices=["true", "false"], default="false", help="write it in any case")
     args = parser.parse_args(cmd)
+    check_number("nbest", args.nbest, int, 1)
     if args.force == "false" and is_current(args.exp_dir, args.out_dir, args.nbest, args.criterion):
         print(f"{args.out_dir}: is there, of this training and these epochs")
         return 0

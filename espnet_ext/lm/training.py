@@ -39,7 +39,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     if path:
         options = parse_yaml("\n".join(line for _, line in read_lines(path)), path) or {}
         known = {action.dest for action in parser._actions}
-        unknown = sorted(set(options) - known) if isinstance(options, dict) else ["no mapping"]
+        unknown = sorted(map(str, set(options) - known)) if isinstance(options, dict) else ["no mapping"]
         if unknown:
             raise UserError(f"{path}: unknown options {', '.join(unknown)}; see {parser.prog} --help")
         parser.set_defaults(**options)

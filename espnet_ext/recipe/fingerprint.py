@@ -36,10 +36,10 @@ def fingerprint(path: Path) -> str:
 def fingerprint_of_yaml(path: Path) -> str:
     """``yaml:...`` of what a YAML file says, not of its comments; where it says nothing its `fingerprint`."""
     try:
-        said = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+        said = json.dumps(yaml.safe_load(path.read_bytes()), default=str)
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError):
         return fingerprint(path)
-    return f"yaml:{digest(json.dumps(said, default=str).encode())}"
+    return f"yaml:{digest(said.encode())}"
 
 
 def paths_of(templates: tuple[str, ...], values: Mapping[str, str], lists: set[str]) -> dict[str, bool]:

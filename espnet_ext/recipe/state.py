@@ -82,6 +82,11 @@ class StageState:
             "inputs": {path: self._fingerprint(path) for path in self.inputs},
         }
 
+    def _as_now(self, path: str, was: str) -> str:
+        """A configuration's fingerprint of a version that counted its comments, if it is the same file."""
+        same = path in self.configs and was == fingerprint(Path(path))
+        return self._fingerprint(path) if same else was
+
     def _fingerprint(self, path: str) -> str:
         return (fingerprint_of_yaml if path in self.configs else fingerprint)(Path(path))
 
@@ -89,6 +94,7 @@ class StageState:
         """How options, script and inputs differ from those of a record, in words; empty if they do not."""
         now = self.prints()
         before = {key: record.get(key) for key in now}
+        before["inputs"] = {path: self._as_now(path, was) for path, was in (before["inputs"] or {}).items()}
         if before == now:
             return ""
         found = []

@@ -60,6 +60,8 @@ def load(folder: Path) -> dict | None:
     for name in (NAME, PREVIOUS):
         path = folder / name
         if not path.exists():
+            if name == NAME and (folder / PREVIOUS).exists():
+                troubles.append(f"{path}: is not there")
             continue
         trouble = "its checksum is not one of checkpoint.sha256"
         if sums is None or _checksum(path) in sums:
@@ -78,7 +80,10 @@ def load(folder: Path) -> dict | None:
                 return state
         troubles.append(f"{path}: damaged ({trouble})")
     if troubles:
-        raise UserError("; ".join(troubles) + "; remove them to start the training again from its beginning")
+        raise UserError(
+            f"{'; '.join(troubles)}; put back a copy, remove {CHECKSUMS} if that alone is damaged, or move "
+            "the folder away to start the training again from its beginning"
+        )
     return None
 
 

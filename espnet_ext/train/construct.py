@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 
 from espnet_ext.errors import UserError
@@ -21,7 +22,7 @@ def construct(classes: Mapping[str, type], option: str, name, conf: Mapping, fir
         UserError: no such one, an option that it does not have, a value that it refuses, or one that the loop
             cannot use.
     """
-    if name not in classes:  # a YAML's values are not checked
+    if not isinstance(name, str) or name not in classes:  # a YAML's values are not checked
         raise UserError(f"--{option}: {name}: expected one of {', '.join(classes)}")
     where = f"--{option}_conf: {name}"
     known = dict(list(inspect.signature(classes[name]).parameters.items())[1:])
@@ -38,8 +39,8 @@ def construct(classes: Mapping[str, type], option: str, name, conf: Mapping, fir
             raise UserError(f"{where}: {key} {value!r}: expected {expected}{_as_text(key, value)}")
     try:
         made = classes[name](first, **conf)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}; {takes}") from None
+    except Exception as error:  # anything from an assertion to torch's own
+        raise UserError(f"{where}: {error or type(error).__name__}; {takes}") from None
     for each in list(inspect.signature(type(made).step).parameters.values())[1:]:
         needed = each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
         if needed or each.name == "metrics":  # without it ESPnet's own plateau schedule never lowers a rate
@@ -55,8 +56,9 @@ def _expected(value, default) -> str | None:
     if isinstance(default, bool):
         return None if isinstance(value, (bool, int)) else "true or false"
     if isinstance(default, (int, float)):  # some take a list with a number for each group of parameters
-        wrong = isinstance(value, (bool, str, dict)) or value is None
-        return "a number" if wrong else None
+        if isinstance(value, (bool, str, dict)) or value is None:
+            return "a number"
+        return None if not isinstance(value, float) or math.isfinite(value) else "a finite number"
     if isinstance(default, tuple):
         numbers = isinstance(value, (list, tuple)) and not any(isinstance(each, str) for each in value)
         if not numbers or len(value) != len(default):

@@ -49,6 +49,16 @@ class Batch:
             for part in (slice(middle), slice(middle, None))
         )
 
+    def suspects(self) -> list[str]:
+        """Utterances with a tensor that is not finite; all of them where each is."""
+        finite = torch.ones(len(self.utterances), dtype=torch.bool)
+        for tensor in self.tensors.values():
+            if tensor.is_floating_point() and len(tensor) == len(finite):
+                finite &= tensor.flatten(1).isfinite().all(1).cpu()
+        return [u for u, good in zip(self.utterances, finite.tolist(), strict=True) if not good] or list(
+            self.utterances
+        )
+
 
 def read_shapes(path: str | Path) -> dict[str, int]:
     """First dimension of every utterance in a shape file (`<utterance> <length>[,<dim>]`).

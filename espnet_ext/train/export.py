@@ -93,7 +93,15 @@ def _compare(folder: Path, config: dict, state: dict) -> None:
     theirs, mine = (_encode(model, speech, length) for model in (stock, ours))
     error = float((theirs - mine).abs().max() / theirs.abs().max())
     if not error <= TOLERANCE:
-        raise UserError(f"{folder}: stock ESPnet computes something else, relative difference {error:.1e}")
+        broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
+        if broken:
+            raise UserError(
+                f"{folder.name}: the averaged model is not finite ({broken[0]}, for one): one of its epochs "
+                "had diverged; see history.csv of its training"
+            )
+        raise UserError(
+            f"{folder.name}: stock ESPnet computes something else, relative difference {error:.1e}"
+        )
 
 
 def _encode(model: torch.nn.Module, speech: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

@@ -130,6 +130,10 @@ class Updater:
         """Learning rate of the first parameter group."""
         return self.optimizer.param_groups[0]["lr"]
 
+    @property
+    def _schedule(self) -> str:
+        return "none" if self.scheduler is None else type(self.scheduler).__name__
+
     def end_epoch(self) -> None:
         """Step a schedule that goes by epochs."""
         if self.by_epoch:
@@ -138,6 +142,7 @@ class Updater:
     def state(self) -> dict:
         return {
             "kind": type(self.optimizer).__name__,
+            "schedule": self._schedule,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
         }
@@ -150,11 +155,14 @@ class Updater:
             that of the schedule's options of now, where it is a function of the step.
 
         Raises:
-            ValueError: it is that of another kind of optimiser, or of other parameters.
+            ValueError: it is that of another kind of optimiser or schedule, or of other parameters.
         """
         was, now = state.get("kind"), type(self.optimizer).__name__  # earlier versions did not say it
         if was not in (None, now):
             raise ValueError(f"{was} cannot go on as {now}")
+        was, now = state.get("schedule", self._schedule), self._schedule
+        if was != now:
+            raise ValueError(f"its schedule {was} cannot go on as {now}")
         told = self._not_taken(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is None or state["scheduler"] is None:

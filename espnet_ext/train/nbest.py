@@ -83,10 +83,24 @@ class BestModels:
             for each in self.criteria
         ]
 
+    def check(self, row: dict) -> None:
+        """Refuse criteria of the validation that its figures do not have.
+
+        Raises:
+            UserError: naming those that there are.
+        """
+        there = [name.removeprefix("valid_") for name in row if name.startswith("valid_")]
+        for split, figure, mode in self.criteria:
+            if split == "valid" and figure not in there:
+                raise UserError(
+                    f"--best_model_criterion {split} {figure} {mode}: the validation has no {figure}; it has "
+                    f"{', '.join(there)}"
+                )
+
     def forget(self) -> None:
         """Remove the files that are no longer needed; called after the checkpoint of an epoch's end."""
         for epoch, path in self._files():
-            if epoch not in self._now | self._before:
+            if self._now and epoch not in self._now | self._before:
                 path.unlink()
         self._before = self._now
 
@@ -100,6 +114,10 @@ class BestModels:
         for number, path in self._files():
             if number > epoch:
                 path.unlink()
+
+    def latest(self) -> int:
+        """The latest epoch of which there is a file, else 0."""
+        return max((number for number, _ in self._files()), default=0)
 
     def _files(self) -> Iterator[tuple[int, Path]]:
         """(epoch, file) of the epochs that are there; a file that somebody else called so is left alone."""

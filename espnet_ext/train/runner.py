@@ -238,7 +238,7 @@ class StepRunner:
         if not finite:
             bad = [w for w, loss in results if loss.loss is not None and not bool(loss.loss.isfinite())]
             bad = bad or [w for w, _ in results]
-            update.bad = [u for w in bad for u in w.micro.batch.utterances]
+            update.bad = [u for w in bad for u in w.micro.batch.suspects()]
             update.bad_batches = [w.micro.batch for w in bad]
             update.norm = next((v for v in values if not abs(v) < float("inf")), float("nan"))
             update.figures = {}

@@ -252,6 +252,16 @@ class Trainer:
                 "the learning rate, and remove the folder"
             )
 
+    def _check_parameters(self) -> None:
+        """A step whose gradient was finite may still have led to a model that is not."""
+        for module, each in self.method.modules.items():
+            for name, parameter in each.named_parameters():
+                if not bool(parameter.isfinite().all()):
+                    raise UserError(
+                        f"{self.folder}: {module}: {name} is not finite at step {self.progress.step}: the "
+                        "training has diverged; lower the learning rate and begin anew"
+                    )
+
     def _note_split(self, step: int, number: int, utterances: list[str]) -> None:
         self.progress.splits += 1
         print(
@@ -263,10 +273,13 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Validate, record the epoch, keep the n best models, save."""
         progress, options = self.progress, self.options
+        self._check_parameters()
         row = {"epoch": progress.epoch, "step": progress.step, "seconds": round(self._seconds(), 1)}
         row |= {f"train_{name}": value for name, value in self._global(self.means).means().items()}
         row |= {f"valid_{name}": value for name, value in self.validate().items()}
         row |= self._rates()
+        for best in self.best:
+            best.check(row)
         for updater in self.method.updaters.values():
             updater.end_epoch()
         self.history.add(row, write=self.world.first)
@@ -380,6 +393,12 @@ class Trainer:
                 f"{self.folder}: begins anew without --resume true; the checkpoint that was there is gone"
             )
         rows = []
+        left = max((best.latest() for best in self.best), default=0)
+        if self.options.resume and state is None and left > 1:  # that of epoch 1 is older than its checkpoint
+            raise UserError(
+                f"{self.folder}: has the model of epoch {left}, but no checkpoint to go on from; put it "
+                "back, or move the folder away to begin anew"
+            )
         if state is not None:
             parts = self.method.modules, self.method.updaters, self.streams
             told = resume.take(self.folder, state, self._circumstances(), *parts)

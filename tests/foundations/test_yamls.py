@@ -49,7 +49,9 @@ def test_a_list_that_holds_itself():
     assert found[0] is found
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: !!python/name:os.system", "a: \x07", "a: b: c"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "a: !!python/name:os.system", "a: \x07", "a: b: c", "a: 2026-13-45", "a: !!int b"]
+)
 def test_what_is_no_yaml(text):
     with pytest.raises(UserError, match="^x.yaml(:[0-9])?: not YAML: "):
         parse_yaml(text, "x.yaml")

@@ -52,7 +52,7 @@ def test_one_flipped_bit_is_noticed(two):
 def test_both_damaged_is_an_error_and_not_a_new_beginning(two):
     for name in (NAME, PREVIOUS):
         (two / name).write_bytes(b"damaged")
-    with pytest.raises(UserError, match="damaged.*damaged.*remove them to start"):
+    with pytest.raises(UserError, match="damaged.*damaged.*move the folder away to start the training again"):
         checkpoint.load(two)
 
 

@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.train.data import KeyedPreprocess, SpeechData, read_shapes
+from espnet_ext.train.data import Batch, KeyedPreprocess, SpeechData, read_shapes
 from espnet_ext.train.loaders import _Compact, _tensors, loaders_watched
 
 
@@ -121,6 +121,14 @@ def test_large_tensors_travel_as_they_are_to_a_gpu():
     assert made[1]["large"] is tensors["large"]
     ((names, back),) = _tensors(iter([made]))
     assert names == ["a"] and all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_suspects_are_those_with_a_value_that_is_not_finite():
+    speech = torch.zeros(3, 5)
+    batch = Batch(["a", "b", "c"], {"speech": speech, "speech_lengths": torch.tensor([5, 5, 5])})
+    assert batch.suspects() == ["a", "b", "c"]
+    speech[1, 2] = float("nan")
+    assert batch.suspects() == ["b"]
 
 
 def test_transcripts_that_are_not_there_are_told_before_training(toy_corpus, tmp_path):

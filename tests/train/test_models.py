@@ -138,7 +138,7 @@ def test_checkpoint_cut_anywhere_falls_back(tmp_path):
         (tmp_path / checkpoint.NAME).write_bytes(whole[: len(whole) * tenth // 10])
         assert checkpoint.load(tmp_path)["number"] == 1
     (tmp_path / checkpoint.PREVIOUS).write_bytes(b"")
-    with pytest.raises(UserError, match="remove them to start the training again"):
+    with pytest.raises(UserError, match="move the folder away to start the training again"):
         checkpoint.load(tmp_path)
 
 

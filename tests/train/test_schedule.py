@@ -73,4 +73,8 @@ def test_options_of_the_optimiser_that_a_resumed_training_does_not_take_are_told
         "warmup_steps stays 4 and is not 5",
     ]
     assert updater(4, lr=2.0, weight_decay=0.1).load_state(one.state()) == []
+    with pytest.raises(ValueError, match="its schedule WarmupLR cannot go on as none"):
+        updater(0).load_state(one.state())
+    with pytest.raises(ValueError, match="its schedule none cannot go on as WarmupLR"):
+        updater(4).load_state(updater(0).state())
     assert updater(0, lr=3.0).load_state(updater(0, lr=4.0).state()) == ["lr stays 4.0 and is not 3.0"]

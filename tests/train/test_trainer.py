@@ -348,3 +348,63 @@ def test_the_loop_listens_to_the_request_of_its_command(toy_command, tmp_path, m
 def test_another_seed_does_not_take_over_an_experiment(uninterrupted, toy_command):
     with pytest.raises(UserError, match="was trained with seed 0, not 5"):
         ASRTask.main(cmd=toy_command(uninterrupted, "--seed", "5", "--resume", "true"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optim_conf", "lrr=0.1"], "--optim_conf: adamw: has no option lrr, did you mean lr"),
+        (["--optim_conf", "lr=.inf"], "--optim_conf: adamw: lr inf: expected a finite number"),
+        (["--scheduler_conf", "finale=3"], "--scheduler_conf: warmupdecay: has no option finale"),
+        (
+            ["--optim_conf", "differentiable=true"],
+            "--optim adamw, --scheduler warmupdecay: .*; look at their",
+        ),
+        (["--optim_conf", "{fused: true, foreach: true}"], "--optim_conf: adamw: .*fused.*"),
+    ],
+)
+def test_what_optimisers_and_schedules_refuse_is_told_early(toy_command, tmp_path, words, said):
+    """Before the stages before a training run, and before a training that is there is put aside."""
+    for ask in (ASRTask.check_early, lambda cmd: ASRTask.main(cmd=cmd)):
+        with pytest.raises(UserError, match=said):
+            ask(toy_command(tmp_path / "exp", *words))
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_figure_that_the_validation_does_not_have_ends_the_training_at_its_first_epoch(
+    toy_command, tmp_path
+):
+    """It had trained to the end, and every epoch's model was removed: none was among the best."""
+    with pytest.raises(
+        UserError, match="--best_model_criterion valid accc max: .* no accc; it has loss, .*acc"
+    ):
+        ASRTask.main(cmd=toy_command(tmp_path, "--best_model_criterion", "valid,accc,max"))
+    assert not (tmp_path / "train_summary.json").exists()
+
+
+def test_a_training_whose_parameters_are_not_finite_has_failed(toy_command, tmp_path):
+    words = [
+        "--optim",
+        "sgd",
+        "--optim_conf",
+        "{lr: 1.0e+38}",
+        "--scheduler",
+        "none",
+        "--max_skipped_steps",
+        "99",
+    ]
+    with pytest.raises(UserError, match="is not finite at step [0-9]+: the training has diverged; lower"):
+        ASRTask.main(cmd=toy_command(tmp_path, *words, "--grad_clip", "0"))
+    assert not (tmp_path / "train_summary.json").exists()
+
+
+def test_models_of_epochs_without_a_checkpoint_are_not_trained_over(uninterrupted, toy_command, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "exp")
+    for file in (tmp_path / "exp").glob("checkpoint*"):
+        file.unlink()
+    before = sorted(each.name for each in (tmp_path / "exp").glob("*.pth"))
+    with pytest.raises(
+        UserError, match="has the model of epoch 3, but no checkpoint to go on from; put it back"
+    ):
+        ASRTask.main(cmd=toy_command(tmp_path / "exp", "--resume", "true"))
+    assert sorted(each.name for each in (tmp_path / "exp").glob("*.pth")) == before

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from espnet_ext.processes import ONE_WISH, start_of
+from espnet_ext.recipe.fingerprint import fingerprint
 
 ALL = ("one", "two", "three")
 
@@ -105,6 +106,20 @@ def test_stale_after_a_change_of_the_configuration(recipe):
     (recipe.folder / "conf/a.yaml").write_text("a: 2\n")  # the recipe's own comes first
     assert "conf/a.yaml changed" in recipe.why("two")
     assert recipe.states()["two"] == "stale"
+
+
+def test_configurations_count_by_what_they_say(recipe):
+    """Not by comments; also where a version before has noted the file, and where it is no plain YAML."""
+    recipe()
+    file, record = recipe.template / "conf/a.yaml", recipe.folder / "exp/.stages/02_two.json"
+    noted = json.loads(record.read_text())
+    path = next(each for each in noted["inputs"] if each.endswith("a.yaml"))
+    noted["inputs"][path] = fingerprint(file)
+    record.write_text(json.dumps(noted))
+    assert recipe.states()["two"] == "done"
+    for text in ("2026-01-01: 3\n", "foo: &x [*x]\n", "foo: 2026-13-45\n"):
+        file.write_text(text)
+        assert recipe.states()["two"] == "stale"
 
 
 def test_missing_outputs_are_to_do_and_missing_inputs_an_error(recipe):
