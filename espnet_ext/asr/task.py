@@ -98,7 +98,6 @@ class ASRTask(ESPnetASRTask):
             return 0
         cls.check_required_command_args(args)
         cls._check(args)
-        cls._try_updater(args, "")
         return cls.train(args, stop)
 
     @classmethod
