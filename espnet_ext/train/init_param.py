@@ -1,11 +1,21 @@
 """Starting from another model's parameters: what was loaded, what is fresh, and nothing in silence."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from espnet_ext.errors import UserError
+
+#: What ESPnet's `checkpoint.pth` holds beside tensors and Python's own values: its reporter's figures.
+_PLAIN = [
+    timedelta,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 @dataclass
@@ -24,7 +34,7 @@ class Initialised:
 
 
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a state dict without ever running code from the file.
+    """Read a state dict without ever running code from the file; of ESPnet's `checkpoint.pth` its model.
 
     Raises:
         UserError: no such file, damaged, or something else than a dictionary of tensors.
@@ -36,13 +46,16 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         found = ", ".join(sorted(each.name for each in path.glob("*.pth"))[:8])
         raise UserError(f"{path}: a folder; give the model file in it{f': {found}' if found else ''}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged or foreign file
         raise UserError(
             f"{path}: cannot be read as a file of tensors "
             f"({type(error).__name__}). "
             "It is damaged, or it holds pickled objects, which are never executed here"
         ) from None
+    if isinstance(state, dict) and {"model", "optimizers", "reporter"} <= state.keys():
+        state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
             f"{path}: expected a dictionary of tensors; give a model (`*epoch.pth`), not a checkpoint"
