@@ -98,6 +98,10 @@ class ASRTask(ESPnetASRTask):
             return 0
         cls.check_required_command_args(args)
         cls._check(args)
+        for name in ("token_list", "bpemodel", "noise_scp", "rir_scp"):
+            value = getattr(args, name, None)
+            if isinstance(value, str) and value and not Path(value).exists():
+                raise UserError(f"--{name} {value}: no such file")
         return cls.train(args, stop)
 
     @classmethod

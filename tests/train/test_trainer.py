@@ -407,3 +407,11 @@ def test_models_of_epochs_without_a_checkpoint_are_not_trained_over(uninterrupte
     ):
         ASRTask.main(cmd=toy_command(tmp_path / "exp", "--resume", "true"))
     assert sorted(each.name for each in (tmp_path / "exp").glob("*.pth")) == before
+
+
+@pytest.mark.parametrize("name", ["token_list", "bpemodel", "noise_scp", "rir_scp"])
+def test_a_file_that_is_not_there_is_named_with_its_option(toy_command, tmp_path, name):
+    """A tokenizer's was blamed on the first recording."""
+    with pytest.raises(UserError, match=f"^--{name} nowhere: no such file$"):
+        ASRTask.main(cmd=toy_command(tmp_path / "exp", f"--{name}", "nowhere"))
+    assert not (tmp_path / "exp").exists()
