@@ -31,7 +31,9 @@ def parse_yaml(text: str, where: str | os.PathLike, loader_class: type = _Loader
             return loader.construct_document(node)
         finally:
             loader.dispose()
-    except (ValueError, yaml.YAMLError) as error:  # a date that is none, a tag that its value does not fit
+    except Exception as error:  # PyYAML's own; of a date that is none or a wrong tag, anything
+        if isinstance(error, UserError):
+            raise
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from None

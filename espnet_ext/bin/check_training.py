@@ -1,6 +1,7 @@
 """Read a training's options as it will read them, before the stages before it have run.
 
-`check_training --task NAME --seed N CONFIG... -- OPTION...` ends with a message where the training would.
+`check_training --task NAME --seed N [--ngpu N] CONFIG... -- OPTION...` ends with a message where the
+training would.
 Files are looked for with `--start` only: it names the starting model, which may still have to be trained.
 `check_training --several JSON` reads a mapping from the name of a stage to such words: one process for
 all, since what takes seconds is to begin.
@@ -42,6 +43,7 @@ def _check(own: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="check_training", description=__doc__)
     parser.add_argument("--task", required=True, help="as asr_train's")
     parser.add_argument("--seed", required=True, help="of the training")
+    parser.add_argument("--ngpu", default="0", help="of the training")
     parser.add_argument("--start", type=Path, help="experiment that the training starts from")
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="YAML files, later ones win")
     at = own.index("--") if "--" in own else len(own)
@@ -50,7 +52,16 @@ def _check(own: list[str]) -> None:
         config = Path(folder) / "train.yaml"
         config.write_text(dump(merge(*args.configs), []), encoding="utf-8")
         start = args.start / "export/model.pth" if args.start else "-"  # stage 9's name of it
-        words = ["--config", str(config), "--seed", args.seed, "--init_param", str(start)]
+        words = [
+            "--config",
+            str(config),
+            "--seed",
+            args.seed,
+            "--ngpu",
+            args.ngpu,
+            "--init_param",
+            str(start),
+        ]
         words += [word for name in LATER for word in (f"--{name}", "-")] + own[at + 1 :]
         try:
             load_task(task_of(args.task, words)).check_early(words, args.start is not None)

@@ -78,6 +78,10 @@ class MutualLearningTask(ASRTask):
             refuse_different_masks(peers)
 
     @classmethod
+    def _try_updater(cls, args: argparse.Namespace, suffix: str) -> None:
+        """Each peer has an optimiser of its own, made of the common options and of the peer's."""
+
+    @classmethod
     def build_method(cls, args: argparse.Namespace, model: ASRModel, streams: dict[str, Stream]) -> Method:
         options, peers = parse_conf(args.mutual_learning_conf), parse_peers(args)
         updates = args.max_epoch * streams["labelled"].steps(1)

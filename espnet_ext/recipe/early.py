@@ -80,7 +80,8 @@ class Early:
     def _training(self, stage: Stage, words: list[str]) -> list[str]:
         """Words of `check_training` about its options."""
         task = stage.task or self.values["task"]
-        own = ["--task", task, "--seed", self.values["seed"], *self.files(stage.training)]
+        own = ["--task", task, "--seed", self.values["seed"], "--ngpu", self.values["ngpu"]]
+        own += self.files(stage.training)
         if self.values.get("submit") != "true":  # else jobs that are in the queue may write what it names
             own += ["--start", self.values["pretrain_exp"]]
         return [*own, "--", *words]

@@ -33,11 +33,15 @@ def fingerprint(path: Path) -> str:
         return "missing"
 
 
+def _plain(value) -> str | list[str]:
+    return sorted(map(str, value)) if isinstance(value, set) else str(value)
+
+
 def fingerprint_of_yaml(path: Path) -> str:
     """``yaml:...`` of what a YAML file says, not of its comments; where it says nothing its `fingerprint`."""
     try:
-        said = json.dumps(yaml.safe_load(path.read_bytes()), default=str)
-    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError):
+        said = json.dumps(yaml.safe_load(path.read_bytes()), default=_plain)
+    except Exception:  # what is wrong with it is told by whoever reads it
         return fingerprint(path)
     return f"yaml:{digest(said.encode())}"
 

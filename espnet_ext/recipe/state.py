@@ -120,7 +120,7 @@ class StageState:
         return [
             path
             for path in self.inputs
-            if path in before and self._fingerprint(path) not in (before[path], "missing")
+            if path in before and self._fingerprint(path) not in (self._as_now(path, before[path]), "missing")
         ]
 
     def missing_outputs(self) -> list[str]:

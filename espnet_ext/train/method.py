@@ -118,6 +118,7 @@ class Updater:
         self.by_epoch = isinstance(scheduler, AbsEpochStepScheduler) and not isinstance(
             scheduler, AbsBatchStepScheduler
         )
+        self.at_work = False  # since the epoch began; the loop sets it
         self.grad_clip = grad_clip if grad_clip > 0 else float("inf")
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.groups = {n: list(g) for n, g in groups.items()} if groups else {"": self.parameters}
@@ -135,14 +136,16 @@ class Updater:
         return "none" if self.scheduler is None else type(self.scheduler).__name__
 
     def end_epoch(self) -> None:
-        """Step a schedule that goes by epochs."""
-        if self.by_epoch:
+        """Step a schedule that goes by epochs, if there were updates in this one."""
+        if self.by_epoch and self.at_work:
             self.scheduler.step()
+        self.at_work = False
 
     def state(self) -> dict:
         return {
             "kind": type(self.optimizer).__name__,
             "schedule": self._schedule,
+            "at_work": self.at_work,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
         }
@@ -160,7 +163,10 @@ class Updater:
         was, now = state.get("kind"), type(self.optimizer).__name__  # earlier versions did not say it
         if was not in (None, now):
             raise ValueError(f"{was} cannot go on as {now}")
-        was, now = state.get("schedule", self._schedule), self._schedule
+        # Earlier versions did not say which.
+        before = self._schedule if state["scheduler"] is not None else "none"
+        was, now = state.get("schedule", before), self._schedule
+        self.at_work = state.get("at_work", True)
         if was != now:
             raise ValueError(f"its schedule {was} cannot go on as {now}")
         told = self._not_taken(state)

@@ -83,17 +83,19 @@ class BestModels:
             for each in self.criteria
         ]
 
-    def check(self, row: dict) -> None:
-        """Refuse criteria of the validation that its figures do not have.
+    def check(self, rows: list[dict]) -> None:
+        """Refuse criteria whose figure no epoch has; a method may have one in some epochs alone.
 
         Raises:
             UserError: naming those that there are.
         """
-        there = [name.removeprefix("valid_") for name in row if name.startswith("valid_")]
+        names = list(dict.fromkeys(name for row in rows for name in row))
         for split, figure, mode in self.criteria:
-            if split == "valid" and figure not in there:
+            there = [name.removeprefix(f"{split}_") for name in names if name.startswith(f"{split}_")]
+            if there and figure not in there:  # an epoch of skipped steps has none at all
+                what = "validation" if split == "valid" else "training"
                 raise UserError(
-                    f"--best_model_criterion {split} {figure} {mode}: the validation has no {figure}; it has "
+                    f"--best_model_criterion {split} {figure} {mode}: the {what} has no {figure}; it has "
                     f"{', '.join(there)}"
                 )
 

@@ -11,7 +11,7 @@ from espnet_ext.train.streams import Stream
 from espnet_ext.train.world import World
 
 #: One more with each change after which a step rounds or draws otherwise than before.
-COMPUTATION = 4
+COMPUTATION = 5
 #: What to do with an experiment that this training cannot go on with.
 ADVICE = "use another experiment (--tag) or remove the folder"
 

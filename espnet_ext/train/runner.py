@@ -227,6 +227,7 @@ class StepRunner:
                 # torch misses the optimiser's step; the schedule goes by steps of the training all the same.
                 warnings.simplefilter("ignore", UserWarning)
             for updater in updaters:
+                updater.at_work = True
                 if updater.scheduler is not None and not updater.by_epoch:
                     updater.scheduler.step()
         figures: Figures = {}

@@ -279,7 +279,7 @@ class Trainer:
         row |= {f"valid_{name}": value for name, value in self.validate().items()}
         row |= self._rates()
         for best in self.best:
-            best.check(row)
+            best.check([*self.history.rows, row])
         for updater in self.method.updaters.values():
             updater.end_epoch()
         self.history.add(row, write=self.world.first)
@@ -394,7 +394,9 @@ class Trainer:
             )
         rows = []
         left = max((best.latest() for best in self.best), default=0)
-        if self.options.resume and state is None and left > 1:  # that of epoch 1 is older than its checkpoint
+        finished = left and (self.folder / SUMMARY).exists()
+        # The model of epoch 1 is older than its checkpoint.
+        if self.options.resume and state is None and (left > 1 or finished):
             raise UserError(
                 f"{self.folder}: has the model of epoch {left}, but no checkpoint to go on from; put it "
                 "back, or move the folder away to begin anew"
@@ -405,6 +407,8 @@ class Trainer:
             self.method.load_state(state["method"])
             self.progress = Progress(**state["progress"])
             rows = state["history"]
+            for best in self.best:
+                best.check(rows)
             for line in (*told, f"resumed at epoch {self.progress.epoch}, step {self.progress.step}"):
                 self._say(line)
         # The sums so far are everybody's; one process goes on with them.

@@ -50,7 +50,17 @@ def test_a_list_that_holds_itself():
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "a: !!python/name:os.system", "a: \x07", "a: b: c", "a: 2026-13-45", "a: !!int b"]
+    "text",
+    [
+        "a: [",
+        "a: !!python/name:os.system",
+        "a: \x07",
+        "a: b: c",
+        "a: 2026-13-45",
+        "a: !!int b",
+        "a: !!bool x",
+        "[" * 3000,
+    ],
 )
 def test_what_is_no_yaml(text):
     with pytest.raises(UserError, match="^x.yaml(:[0-9])?: not YAML: "):

@@ -57,6 +57,24 @@ def test_a_longer_training_takes_the_rate_of_its_own_schedule():
     assert go(resumed, 4).lr == go(whole, 4).lr
 
 
+def test_a_schedule_by_epochs_steps_where_there_were_updates():
+    """bilevel's last optimiser waits for its phase; so does its rate, also over a resume."""
+
+    def updater() -> Updater:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=8.0)
+        return Updater(optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))
+
+    one, rates = updater(), []
+    for worked in (False, True, False, True):
+        one.optimizer.step()
+        one.at_work = worked
+        state, one = one.state(), updater()
+        assert one.load_state(state) == []
+        one.end_epoch()
+        rates.append(one.lr)
+    assert rates == [8.0, 4.0, 4.0, 2.0]
+
+
 def test_options_of_the_optimiser_that_a_resumed_training_does_not_take_are_told():
     def updater(warmup: int, **options) -> Updater:
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], **options)

@@ -19,6 +19,7 @@ import yaml
 from espnet_ext.asr.task import ASRTask
 from espnet_ext.errors import UserError
 from espnet_ext.train.checkpoint import NAME
+from espnet_ext.train.nbest import BestModels
 from espnet_ext.train.signals import StopRequest
 from espnet_ext.train.trainer import Trainer
 
@@ -381,6 +382,32 @@ def test_a_figure_that_the_validation_does_not_have_ends_the_training_at_its_fir
     assert not (tmp_path / "train_summary.json").exists()
 
 
+def test_criteria_are_held_against_all_epochs(tmp_path):
+    """A method may have a figure in some epochs alone; one that no epoch has is refused, of either split."""
+    rows = [{"epoch": 1, "valid_a": 1.0, "valid_b": 2.0, "train_c": 0.0}, {"epoch": 2, "valid_a": 1.0}]
+
+    def check(*criterion):
+        BestModels(tmp_path, torch.nn.Linear(1, 1), [criterion], 1).check(rows)
+
+    check("valid", "b", "min")
+    check("train", "c", "min")
+    for split, there in (
+        ("valid", "validation has no d; it has a, b"),
+        ("train", "training has no d; it has c"),
+    ):
+        with pytest.raises(UserError, match=f"--best_model_criterion {split} d min: the {there}$"):
+            check(split, "d", "min")
+
+
+def test_another_criterion_at_a_resume_leaves_a_finished_training_alone(uninterrupted, toy_command, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "exp")
+    before = (tmp_path / "exp/nbest.json").read_text()
+    with pytest.raises(UserError, match="--best_model_criterion valid accc max"):
+        words = ["--resume", "true", "--best_model_criterion", "valid,accc,max"]
+        ASRTask.main(cmd=toy_command(tmp_path / "exp", *words))
+    assert (tmp_path / "exp/nbest.json").read_text() == before
+
+
 def test_a_training_whose_parameters_are_not_finite_has_failed(toy_command, tmp_path):
     words = [
         "--optim",
@@ -407,6 +434,10 @@ def test_models_of_epochs_without_a_checkpoint_are_not_trained_over(uninterrupte
     ):
         ASRTask.main(cmd=toy_command(tmp_path / "exp", "--resume", "true"))
     assert sorted(each.name for each in (tmp_path / "exp").glob("*.pth")) == before
+    for epoch in ("2", "3"):
+        (tmp_path / f"exp/{epoch}epoch.pth").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="has the model of epoch 1, but no checkpoint"):  # it is finished
+        ASRTask.main(cmd=toy_command(tmp_path / "exp", "--resume", "true"))
 
 
 @pytest.mark.parametrize("name", ["token_list", "bpemodel", "noise_scp", "rir_scp"])
